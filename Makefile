@@ -1,0 +1,82 @@
+# RLHF Labs. `make` alone lists the targets; every one of them makes the environment first.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+LAB_ARGS ?=
+NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
+
+VENV := .venv
+BIN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+# Notebooks are tested and saved from an empty run folder, on the tiny profile, without the network, so that they show
+# the same on every machine. (tests/conftest.py does the like for the tests.) The folder is named as notebooks/ sees it.
+REPEATABLE = rm -rf build/runs && LABKIT_RUNS=../build/runs LABKIT_PROFILE=tiny HF_HUB_OFFLINE=1
+
+# kaleido draws the static charts with a browser that is here already.
+BROWSER_PATH ?= $(shell for b in chromium chromium-browser google-chrome; do command -v $$b && break; done)
+ifneq ($(BROWSER_PATH),)
+export BROWSER_PATH
+endif
+
+# Jupyter refuses to start as root (the usual user in a container) unless told.
+ifeq ($(shell id -u),0)
+AS_ROOT := --allow-root
+endif
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help install lab test test-code test-notebooks run notebooks lint lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
+
+lab: $(READY) ## open JupyterLab at the first notebook
+	$(BIN) -m jupyter lab $(AS_ROOT) $(LAB_ARGS) notebooks/00_start_here.ipynb
+
+test: test-code test-notebooks ## run every test, notebooks included
+
+test-code: $(READY) ## run the tests of labkit alone (PYTEST_ARGS="-k gae" picks some)
+	$(BIN) -m pytest tests $(PYTEST_ARGS)
+
+test-notebooks: $(READY) ## run the notebooks and compare their marked cells (NOTEBOOKS=... picks some)
+	$(REPEATABLE) $(BIN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
+		--nbval-sanitize-with=tests/nbval.cfg $(if $(NOTEBOOKS),$(NOTEBOOKS),notebooks) $(PYTEST_ARGS)
+
+run: $(READY) ## run the whole series without notebooks: every stage, then a report
+	$(BIN) -m labkit run
+
+notebooks: $(READY) ## execute the notebooks again and save their outputs (NOTEBOOKS=... picks some)
+	$(REPEATABLE) LABKIT_STATIC_CHARTS=1 $(BIN) -m jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=900 \
+		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+
+lint: $(READY) ## check style and formatting
+	$(BIN) -m ruff check labkit tests
+	$(BIN) -m ruff format --check labkit tests
+
+install: $(READY) ## make the environment in .venv, and no more
+
+# Made anew only when the lock or pyproject.toml is newer. The stamp comes last: a broken-off install is not taken for a whole one.
+$(READY): requirements.lock pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "There is no \`$(PYTHON)\` here. Install Python 3.11 or newer, or name yours: make PYTHON=python3.12"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "RLHF Labs needs Python 3.11 or newer, and \`$(PYTHON)\` is older. Name a newer one: make PYTHON=python3.12"; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip' || { \
+		echo "\`$(PYTHON)\` cannot make environments. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN) -m pip install -r requirements.lock
+	$(BIN) -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The lock holds neither torch's CUDA packages (torch asks for its own where they are wanted) nor what only a browser build needs.
+lock: ## for maintainers: resolve requirements.lock again after editing pyproject.toml (needs uv)
+	mkdir -p build && sed '/^[^#]/,$$d' requirements.lock > build/lock.head
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--annotation-style line --no-header --quiet --output-file requirements.lock
+	grep -vE '^(nvidia|cuda|triton|httpx2-jsfetch)' requirements.lock | cat build/lock.head - > build/lock
+	mv build/lock requirements.lock
+
+clean: ## remove .venv and build/ (your runs stay)
+	rm -rf $(VENV) build
