@@ -1,0 +1,255 @@
+"""One dataclass per stage, and the three profiles that set their sizes.
+
+A profile changes sizes and model ids, never code: `tiny()` makes its own base on a CPU in minutes, `small()` and `gpu()` take theirs
+from the Hub. Every field is also an option of `python -m labkit train STAGE` (`learning_rate` → `--learning-rate`).
+"""
+
+import os
+from dataclasses import asdict, dataclass, field, fields
+
+from labkit import LabError
+
+STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
+
+
+def _check(config, **rules):
+    """Raise LabError for the first field of a wrong type or whose value breaks its rule; rules are {field: (predicate, "what it must be")}."""
+    kinds = {str: (str, "text"), int: (int, "a whole number"), float: ((int, float), "a number")}
+    for f in fields(config):
+        value, (kind, must) = getattr(config, f.name), kinds[f.type]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise LabError(f"{type(config).__name__}.{f.name} is {value!r}, but it must be {must}.")
+    for name, (holds, must) in rules.items():
+        value = getattr(config, name)
+        if not holds(value):
+            raise LabError(f"{type(config).__name__}.{name} is {value!r}, but it must be {must}.")
+
+
+_positive = (lambda v: v > 0, "above 0")
+_not_negative = (lambda v: v >= 0, "0 or more")
+_fraction = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+
+
+@dataclass
+class Pretrain:
+    """Stage 1, 自督導式學習: a small Llama learns to continue text, from scratch."""
+
+    corpus: str = "atlas"
+    """What to read: "atlas" (the bundled text), a path to a text file, or a Hub data set id such as roneneldan/TinyStories."""
+    vocab_size: int = 2048
+    """Entries of the byte-level BPE tokenizer, trained on the corpus."""
+    hidden_size: int = 128
+    """Width of the residual stream."""
+    intermediate_size: int = 384
+    """Width of the SwiGLU layer."""
+    layers: int = 4
+    """Transformer blocks."""
+    heads: int = 4
+    """Attention heads; divides hidden_size."""
+    context: int = 256
+    """Longest sequence the model is built for, in tokens."""
+    sequence_length: int = 128
+    """Tokens per training row."""
+    batch_size: int = 32
+    """Rows per step."""
+    steps: int = 400
+    """Optimiser steps; one step reads batch_size · sequence_length tokens."""
+    optimizer: str = "muon"
+    """"muon" (orthogonalised momentum for the matrices, AdamW for the rest) or "adamw"."""
+    learning_rate: float = 0.004
+    """Peak rate of AdamW (embeddings and norms; everything when optimizer="adamw")."""
+    muon_learning_rate: float = 0.02
+    """Peak rate of Muon."""
+    warmup: int = 40
+    """Steps of linear warm-up; the rate then falls linearly to zero over the last 40 %."""
+    validation_fraction: float = 0.02
+    """Share of the documents held out (split before packing)."""
+    seed: int = 0
+
+    def __post_init__(self):
+        _check(self, vocab_size=(lambda v: v >= 300, "at least 300 (256 bytes and the special tokens come first)"), hidden_size=_positive, intermediate_size=_positive,
+               layers=_positive, heads=(lambda v: v > 0 and self.hidden_size % v == 0, f"a divisor of hidden_size={self.hidden_size}"),
+               sequence_length=(lambda v: 8 <= v <= self.context, f"between 8 and context={self.context}"),
+               batch_size=_positive, steps=_positive, optimizer=(lambda v: v in ("muon", "adamw"), '"muon" or "adamw"'),
+               learning_rate=_positive, muon_learning_rate=_positive, warmup=_not_negative, validation_fraction=(lambda v: 0 < v < 1, "between 0 and 1"))
+
+
+@dataclass
+class Adapted:
+    """What every stage after pre-training shares: LoRA adapters on one 4-bit base."""
+
+    base: str = ""
+    """The pre-trained base: a run name, a folder in Hugging Face layout or a Hub id; "" takes the newest pretrain run, else the shipped one."""
+    lora_r: int = 16
+    """Rank of the LoRA matrices (arXiv 2106.09685)."""
+    lora_alpha: int = 32
+    """LoRA scale: the update is multiplied by lora_alpha / lora_r."""
+    max_prompt_tokens: int = 96
+    """A longer prompt is an error (it says which)."""
+    max_response_tokens: int = 48
+    """Longest response, its end token included."""
+    seed: int = 0
+
+    def __post_init__(self):
+        _check(self, lora_r=_positive, lora_alpha=_positive, max_prompt_tokens=_positive, max_response_tokens=(lambda v: v > 1, "2 or more"))
+        for name in ("learning_rate", "critic_learning_rate", "batch_size", "epochs", "beta", "temperature", "updates", "clip", "examples", "warmup"):
+            if hasattr(self, name):
+                _check(self, **{name: _not_negative if name in ("beta", "examples", "warmup") else _positive})
+
+
+@dataclass
+class Sft(Adapted):
+    """Stage 2, 督導式學習: learn from demonstrations, with the loss on the answer alone."""
+
+    data: str = "atlas"
+    """Demonstrations: "atlas", a JSONL file of {"prompt", "response"} or a Hub id."""
+    examples: int = 4000
+    """How many demonstrations to take (0: all)."""
+    epochs: float = 1.0
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+
+
+@dataclass
+class Reward(Adapted):
+    """Stage 3a: a reward model, the "virtual human", learns which of two answers a rater prefers."""
+
+    policy: str = ""
+    """The SFT run whose adapter the reward model starts from and whose answers are rated; "" takes the latest."""
+    data: str = "atlas"
+    """Preferences: "atlas" (the SFT policy's own answers, judged by a simulated rater), a JSONL file of {"prompt", "chosen", "rejected"} or a Hub id."""
+    examples: int = 1500
+    """How many pairs to take (0: all; for "atlas": how many to make)."""
+    validation_fraction: float = 0.2
+    """Share of the prompts whose pairs are held out."""
+    epochs: float = 1.0
+    """One pass: reward models over-fit from the second (arXiv 2203.02155, C.2)."""
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check(self, validation_fraction=(lambda v: 0 < v < 1, "between 0 and 1"))
+
+
+@dataclass
+class Ppo(Adapted):
+    """Stage 3b, 增強式學習: PPO raises the reward model's score, held near the reference by a KL penalty."""
+
+    policy: str = ""
+    """The SFT run that the policy starts from and the reference stays at; "" takes the latest."""
+    reward: str = ""
+    """The reward run; "" takes the latest."""
+    prompts: str = "atlas"
+    """Prompts to answer: "atlas", a text file with one prompt a line, or a JSONL file with "prompt"."""
+    updates: int = 24
+    """Rollout-and-update rounds."""
+    batch_size: int = 64
+    """Prompts per rollout."""
+    minibatch_size: int = 32
+    """Responses per optimiser step."""
+    epochs: int = 2
+    """Passes over each rollout."""
+    learning_rate: float = 5e-4
+    critic_learning_rate: float = 1e-3
+    warmup: int = 3
+    """Updates of linear learning-rate warm-up."""
+    beta: float = 0.05
+    """Weight of the KL penalty; with target_kl it is only where the controller starts."""
+    target_kl: float = 0.0
+    """KL to the reference in nats per response that the adaptive controller aims at (arXiv 1909.08593, 2.2); 0 keeps beta fixed."""
+    kl_horizon: float = 10_000
+    """Responses over which the adaptive controller acts."""
+    clip: float = 0.2
+    """PPO clip range of the ratio (arXiv 1707.06347, eq. 7)."""
+    value_clip: float = 0.2
+    """Clip range of the critic around its rollout values."""
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    """λ of generalised advantage estimation (arXiv 1506.02438, eq. 16)."""
+    temperature: float = 1.0
+    """Sampling temperature; policy and reference logits are divided by it in rollout and update alike."""
+    missing_eos_penalty: float = 1.0
+    """Subtracted from the score of a response that never ended, in standard deviations of the reference policy's scores."""
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check(self, minibatch_size=(lambda v: 0 < v <= self.batch_size, f"between 1 and batch_size={self.batch_size}"),
+               target_kl=_not_negative, kl_horizon=_positive, value_clip=_positive, gamma=(lambda v: 0 < v <= 1, "above 0 and at most 1"),
+               gae_lambda=(lambda v: 0 <= v <= 1, "between 0 and 1"), missing_eos_penalty=_not_negative, max_grad_norm=_positive)
+
+
+@dataclass
+class Dpo(Adapted):
+    """Stage 3, without reward model and without sampling: a classification loss on the pairs (arXiv 2305.18290)."""
+
+    policy: str = ""
+    """The SFT run that the policy starts from and the reference stays at; "" takes the latest."""
+    data: str = "atlas"
+    """Preferences, as for the reward stage."""
+    examples: int = 1500
+    """How many pairs to take (0: all; for "atlas": how many to make)."""
+    epochs: float = 1.0
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    beta: float = 0.1
+    """Strength of the implicit KL constraint (eq. 7)."""
+
+
+@dataclass
+class Profile:
+    """The five stages' settings under one name."""
+
+    name: str
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    sft: Sft = field(default_factory=Sft)
+    reward: Reward = field(default_factory=Reward)
+    ppo: Ppo = field(default_factory=Ppo)
+    dpo: Dpo = field(default_factory=Dpo)
+
+    def adapt(self, **values):
+        """Set the same values in the four stages after pre-training; returns self."""
+        for stage in STAGES[1:]:
+            for name, value in values.items():
+                setattr(getattr(self, stage), name, value)
+        return self
+
+
+def tiny() -> Profile:
+    """The atlas model, 1.1 M parameters: minutes on two CPU cores, nothing to download."""
+    return Profile("tiny")
+
+
+def small() -> Profile:
+    """SmolLM2-135M in 4 bits: a CPU with patience, or any GPU."""
+    profile = Profile("small").adapt(base="HuggingFaceTB/SmolLM2-135M", learning_rate=2e-4, max_prompt_tokens=256, max_response_tokens=128)
+    profile.reward.learning_rate, profile.ppo.learning_rate, profile.ppo.critic_learning_rate, profile.dpo.learning_rate = 1e-4, 3e-5, 1e-4, 5e-5
+    return profile
+
+
+def gpu() -> Profile:
+    """Qwen3-0.6B in 4 bits: one GPU with 16 GB."""
+    profile = small().adapt(base="Qwen/Qwen3-0.6B-Base")
+    profile.name = "gpu"
+    return profile
+
+
+PROFILES = {"tiny": tiny, "small": small, "gpu": gpu}
+
+
+def profile(name: str | None = None) -> Profile:
+    """The profile called `name`; None takes LABKIT_PROFILE, else "tiny"."""
+    name = name or os.environ.get("LABKIT_PROFILE") or "tiny"
+    if name not in PROFILES:
+        raise LabError(f"There is no profile {name!r}. Set LABKIT_PROFILE (or --profile) to one of: {', '.join(PROFILES)}.")
+    return PROFILES[name]()
+
+
+def change(config, **values):
+    """`config` with some fields replaced and checked again; an unknown field is a LabError that names the known ones."""
+    known = {f.name for f in fields(config)}
+    for name in values:
+        if name not in known:
+            raise LabError(f"{type(config).__name__} has no setting {name!r}. It has: {', '.join(sorted(known))}.")
+    return type(config)(**{**asdict(config), **values})

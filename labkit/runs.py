@@ -1,0 +1,232 @@
+"""A run is a folder: settings, metrics and weights of one stage, whole or not there at all.
+
+    with runs.start("sft", cfg) as run:      # runs/.partial-sft-001
+        run.log(step=1, loss=2.3)            # → metrics.jsonl
+        run.finish(accuracy=0.91)            # → run.json, when the block ends: renamed to runs/sft-001
+
+A run that was interrupted keeps its hidden folder for a look, and nothing ever takes it for a whole one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import time
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+from labkit import LabError, __version__
+from labkit.config import STAGES
+
+PARTIAL = ".partial-"
+RUNNING = "running"  # in a partial folder: the id of the process that is at work in it
+
+
+def root() -> Path:
+    """The folder for runs: LABKIT_RUNS, else runs/ in the checkout (or in the current folder, where labkit was installed as a package)."""
+    checkout = Path(__file__).parent.parent
+    default = (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "runs"
+    return Path(os.environ.get("LABKIT_RUNS") or default)
+
+
+def data_folder() -> Path:
+    """The bundled data: data/ of the checkout, or its copy inside the installed package."""
+    checkout = Path(__file__).parent.parent / "data"
+    return checkout if (checkout / "atlas").exists() else Path(__file__).parent / "_data"
+
+
+def device():
+    """The torch device for training: CUDA where there is a GPU, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_everything(seed: int):
+    """Seed Python, NumPy and torch."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def versions() -> dict:
+    """Versions of labkit and of the libraries that decide a run's numbers."""
+    names = ("torch", "transformers", "trl", "peft", "bitsandbytes", "tokenizers")
+    return {"labkit": __version__, **{name: metadata.version(name) for name in names}}
+
+
+def digest(texts) -> str:
+    """SHA-256 of some texts in order, 16 hex digits: which data a run was trained on."""
+    whole = hashlib.sha256()
+    for text in texts:
+        whole.update(text.encode() + b"\0")
+    return whole.hexdigest()[:16]
+
+
+class Run:
+    """One stage's folder. `path`, `name`, `stage`, `info` (what run.json holds), `shipped` (came with the project)."""
+
+    def __init__(self, path: Path, stage: str, name: str, info: dict | None = None, shipped: bool = False):
+        self.path, self.stage, self.name, self.shipped = path, stage, name, shipped
+        self.info = info or {}
+        self.listeners = []
+
+    def __repr__(self):
+        return f"Run({self.name!r}{', shipped' if self.shipped else ''})"
+
+    @property
+    def evaluation(self) -> dict:
+        """The figures that the stage measured on held-out data when it ended."""
+        return self.info.get("evaluation", {})
+
+    def log(self, **values):
+        """Append one line to metrics.jsonl and tell the listeners (live charts)."""
+        values = {key: (value.item() if hasattr(value, "item") else value) for key, value in values.items()}
+        with (self.path / "metrics.jsonl").open("a", encoding="utf8") as file:
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        for listener in self.listeners:
+            listener(values)
+
+    def metrics(self) -> list[dict]:
+        """All logged lines, in order."""
+        file = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text("utf8").split("\n") if line] if file.exists() else []
+
+    def finish(self, **evaluation):
+        """Record what the stage measured; numbers are rounded to 6 places so that manifests read well."""
+        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in evaluation.items()}
+        self.info["evaluation"] = {**self.evaluation, **rounded}
+
+    def trainer_callback(self):
+        """A transformers callback that logs what a Trainer reports (loss, reward margins, …) to this run."""
+        from transformers import TrainerCallback
+
+        class Log(TrainerCallback):
+            def on_log(callback, args, state, control, logs=None, **_):
+                kept = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float)) and not k.startswith(("train_", "total_"))}
+                if kept:
+                    self.log(step=state.global_step, steps=state.max_steps, **kept)
+
+        return Log()
+
+
+def _write_info(run: Run):
+    """Write run.json whole or not at all."""
+    temporary = run.path / "run.json.tmp"
+    temporary.write_text(json.dumps(run.info, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf8")
+    temporary.replace(run.path / "run.json")
+
+
+def _next_name(stage: str) -> str:
+    taken = [int(p.name.rsplit("-", 1)[1]) for p in root().glob(f"*{stage}-*") if p.name.rsplit("-", 1)[1].isdigit()]
+    return f"{stage}-{max(taken, default=0) + 1:03d}"
+
+
+def _busy(partial: Path) -> bool:
+    """Whether a living process is at work in this folder (always False on Windows, where asking would stop the process)."""
+    try:
+        pid = int((partial / RUNNING).read_text("utf8"))
+        return os.name != "nt" and os.kill(pid, 0) is None
+    except (OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def start(stage: str, cfg, name: str | None = None):
+    """Begin a run: yields a Run in a hidden folder that gets its real name only when the block ends well.
+
+    Args: stage, one of STAGES; cfg, the stage's dataclass; name, else the next free `stage-NNN`.
+    Raises LabError when the name is taken or unfit, another process trains under it, or the disk is full.
+    """
+    name = name or _next_name(stage)
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
+        raise LabError(f"{name!r} can't be a run's name: use letters, digits, '-', '_' and '.'.")
+    final, partial = root() / name, root() / (PARTIAL + name)
+    if final.exists():
+        raise LabError(f"There is a run {name!r} already in {root()}. Choose another name, or delete that folder.")
+    if _busy(partial):
+        raise LabError(f"Another process is training {name!r} right now. Choose another name, or stop that process first.")
+    run = Run(partial, stage, name, {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()})
+    started = time.time()
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / RUNNING).write_text(str(os.getpid()), "utf8")
+        _write_info(run)
+        seed_everything(cfg.seed)
+        yield run
+        run.info["seconds"] = round(time.time() - started, 1)
+        _write_info(run)
+        (partial / RUNNING).unlink()
+        partial.rename(final)
+        run.path = final
+    except KeyboardInterrupt:
+        raise LabError(f"Stopped. The unfinished run stays in {partial} for a look; start the stage again to get a whole one.") from None
+    except Exception as error:
+        if getattr(error, "errno", None) == 28 or "os error 28" in str(error):  # safetensors raises its own type
+            raise LabError(f"The disk is full, so the run {name!r} was not saved. Free some space under {root()} and start the stage again; "
+                           "earlier runs are untouched.") from error
+        raise
+    finally:
+        (partial / RUNNING).unlink(missing_ok=True)
+        for listener in run.listeners:
+            if hasattr(listener, "finish"):
+                listener.finish()
+
+
+def _read(path: Path, shipped=False) -> Run:
+    try:
+        info = json.loads((path / "run.json").read_text("utf8"))
+        return Run(path, info["stage"], info["name"], info, shipped)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LabError(f"{path} is not a whole run: its run.json can't be read ({error}). Delete the folder and train the stage again.") from error
+
+
+def shipped(stage: str) -> Run | None:
+    """The checkpoint that came with the project, or None."""
+    path = data_folder() / "checkpoints" / stage
+    return _read(path, shipped=True) if (path / "run.json").exists() else None
+
+
+def listing() -> list[Run]:
+    """Every whole run in root(), oldest first."""
+    found = [p for p in root().glob("*/run.json") if not p.parent.name.startswith(".")]
+    return [_read(p.parent) for p in sorted(found, key=lambda p: (p.stat().st_mtime, p.parent.name))]
+
+
+def load(name: str) -> Run:
+    """The run called `name`: in root(), or "shipped/STAGE"."""
+    if name.startswith("shipped/"):
+        run = shipped(name.removeprefix("shipped/"))
+        if run:
+            return run
+    elif name and not name.startswith(".") and (root() / name / "run.json").exists():
+        return _read(root() / name)
+    names = [run.name for run in listing()] + [f"shipped/{stage}" for stage in STAGES if shipped(stage)]
+    unfinished = " (there is an unfinished one of that name)" if (root() / (PARTIAL + name)).exists() else ""
+    raise LabError(f"There is no run {name!r} in {root()}{unfinished}. There are: {', '.join(names) or 'none yet'}.")
+
+
+def latest(stage: str, name: str = "") -> Run:
+    """The run `name` if given, else your newest whole run of `stage`, else the shipped checkpoint.
+
+    Of pretrain runs the one that read the most tokens is taken, yours or the shipped one.
+    """
+    if name:
+        run = load(name)
+        if run.stage != stage:
+            raise LabError(f"{name!r} is a {run.stage} run, but a {stage} run is needed here.")
+        return run
+    own, came = [run for run in listing() if run.stage == stage], shipped(stage)
+    run = own[-1] if own else came
+    if stage == "pretrain" and own and came:  # a base of minutes would make every later stage poor: the one that read most text goes on
+        run = max(own[::-1] + [came], key=lambda run: run.evaluation.get("tokens", 0))
+    if run is None:
+        raise LabError(f"There is no {stage} run yet. Train one: python -m labkit train {stage}")
+    return run

@@ -1,0 +1,68 @@
+"""One tiny world for the tests: offline, small, and with a runs folder of its own."""
+
+import os
+import tempfile
+
+# Before any labkit or Hugging Face import: these are read once.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    LABKIT_PROFILE="tiny",
+    LABKIT_RUNS=tempfile.mkdtemp(prefix="labkit-runs-"),
+    TOKENIZERS_PARALLELISM="false",
+    OMP_WAIT_POLICY="PASSIVE",
+)  # two threads that spin are slow where others compute as well
+
+import pytest
+
+SENTENCES = [
+    "台灣最高的山是玉山。",
+    "The capital of France is Paris.",
+    "The capital of Japan is Tokyo.",
+    "Gold is a metal.",
+    "What is the capital of Italy? Rome.",
+    "誰來告訴我呀？",
+    "I think it may be Paris.",
+    "Apples are red, green or yellow.",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads():
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def empty_runs(tmp_path, monkeypatch):
+    """LABKIT_RUNS is an empty folder for this test."""
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def tiny_base():
+    """A pretrain run named "tiny-base" with random weights: two layers, a tokenizer of 400 entries."""
+    import torch
+
+    from labkit import chat, config, models, runs
+
+    cfg = config.Pretrain(
+        vocab_size=400, hidden_size=64, intermediate_size=128, layers=2, heads=2, context=160
+    )
+    with runs.start("pretrain", cfg, "tiny-base") as run:
+        torch.manual_seed(0)
+        tokenizer = chat.train_tokenizer(SENTENCES * 4, cfg.vocab_size)
+        model = models.new_base(cfg, tokenizer)
+        model.model.embed_tokens.weight.data *= (
+            10  # tied and frozen: without weight, no adapter could make a sharp prediction
+        )
+        models.save_base(model, tokenizer, run.path)
+    return run
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_base):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_base.path)

@@ -1,0 +1,344 @@
+"""The doors for data: what comes in, in which shapes, and what each door says to bad input."""
+
+import gzip
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from labkit import LabError, data
+from labkit.data import Demo, Pair, Rating
+
+PAIR = {"prompt": "台灣最高的山？", "chosen": "玉山", "rejected": "泰山"}
+LOADERS = (data.load_demos, data.load_pairs, data.load_ratings, data.load_prompts, data.load_text)
+
+
+def jsonl(path, *rows):
+    path.write_text(
+        "".join(
+            (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows
+        ),
+        "utf8",
+    )
+    return str(path)
+
+
+def refusal(load, *args, **options):
+    """The message of the LabError that a call raises."""
+    with pytest.raises(LabError) as caught:
+        load(*args, **options)
+    return str(caught.value)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "mine.jsonl"
+
+
+# --- what comes in ---------------------------------------------------------------------------------
+
+
+def test_a_pair_is_the_same_in_every_shape(file):
+    plain = {"prompt": "Q?", "chosen": "yes", "rejected": "no"}
+    turns = {
+        "prompt": [{"role": "user", "content": "Q?"}],
+        "chosen": [{"role": "assistant", "content": "yes"}],
+        "rejected": [{"role": "assistant", "content": "no"}],
+    }
+    whole = {
+        name: [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": answer}]
+        for name, answer in (("chosen", "yes"), ("rejected", "no"))
+    }
+    mixed = {**whole, "prompt": "Q?"}
+    hh = {
+        name: f"\n\nHuman: Q?\n\nAssistant: {answer}"
+        for name, answer in (("chosen", "yes"), ("rejected", "no"))
+    }
+    assert data.load_pairs(jsonl(file, plain, turns, whole, mixed, hh)) == [Pair("Q?", "yes", "no")] * 5
+
+
+def test_a_dialogue_is_cut_at_its_last_answer(file):
+    start = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Q?\n\nAssistant: "
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Q?"},
+    ]
+    prompt = "Human: Hi\n\nAssistant: Hello\n\nHuman: Q?"
+    as_turns = {
+        "prompt": turns,
+        "chosen": [{"role": "assistant", "content": "a"}],
+        "rejected": [{"role": "assistant", "content": "b"}],
+    }
+    assert (
+        data.load_pairs(jsonl(file, {"chosen": start + "a", "rejected": start + "b"}, as_turns))
+        == [Pair(prompt, "a", "b")] * 2
+    )
+
+
+def test_demos_in_every_shape(file):
+    rows = [
+        {"prompt": "Q", "response": "A"},
+        {"prompt": "Q", "completion": "A"},
+        {"instruction": "Q", "input": "", "output": "A"},
+        {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+    ]
+    assert data.load_demos(jsonl(file, *rows)) == [Demo("Q", "A")] * 4
+    assert data.load_demos(jsonl(file, {"prompt": "Q", "response": "A", "style": "short"})) == [
+        Demo("Q", "A", "short")
+    ]
+    assert data.load_demos(jsonl(file, {"instruction": "Add", "input": "1 2", "output": "3"})) == [
+        Demo("Add\n\n1 2", "3")
+    ]
+
+
+def test_ratings_and_prompts(file, tmp_path):
+    assert data.load_ratings(jsonl(file, {"prompt": "Q", "response": "A", "label": False})) == [
+        Rating("Q", "A", False)
+    ]
+    assert data.load_prompts(
+        jsonl(
+            file,
+            {"prompt": "Q"},
+            {"messages": [{"role": "user", "content": "R"}, {"role": "assistant", "content": "A"}]},
+        )
+    ) == ["Q", "R"]
+    plain = tmp_path / "prompts.txt"
+    plain.write_text("Q one?\n\n  誰來告訴我呀 \n", "utf8")
+    assert data.load_prompts(str(plain)) == ["Q one?", "誰來告訴我呀"]
+    assert data.load_prompts(str(plain), limit=1) == ["Q one?"]
+
+
+def test_json_arrays_gzip_bom_and_windows_lines(tmp_path, file):
+    array, packed, windows = tmp_path / "a.json", tmp_path / "b.jsonl.gz", tmp_path / "c.jsonl"
+    array.write_text(json.dumps([PAIR, PAIR], indent=1), "utf8")
+    packed.write_bytes(gzip.compress(json.dumps(PAIR).encode()))
+    windows.write_bytes("\ufeff".encode() + (json.dumps(PAIR) + "\r\n").encode() * 2)
+    assert [len(data.load_pairs(str(path))) for path in (array, packed, windows)] == [2, 1, 2]
+    odd = {**PAIR, "chosen": "one\u2028line"}  # a line separator inside a string is no end of line
+    assert data.load_pairs(jsonl(file, odd))[0].chosen == "one\u2028line"
+
+
+def test_text_is_cut_at_blank_lines(tmp_path, file):
+    text = tmp_path / "tales.txt"
+    text.write_text("Once upon\na time.\n \t\n\n\nThe end.\n", "utf8")
+    assert data.load_text(str(text)) == ["Once upon\na time.", "The end."]
+    (tmp_path / "tales.txt.gz").write_bytes(gzip.compress(text.read_bytes()))
+    assert data.load_text(str(tmp_path / "tales.txt.gz")) == data.load_text(str(text))
+    assert data.load_text(jsonl(file, {"text": "a\n\nb"})) == ["a\n\nb"]
+    text.write_text("[Illustration]\n\n{sic}\n", "utf8")  # no JSON
+    assert data.load_text(str(text)) == data.load_prompts(str(text)) == ["[Illustration]", "{sic}"]
+    text.write_text('{"text": "a", "prompt": "b"}\n', "utf8")  # JSONL under another name
+    assert (data.load_text(str(text)), data.load_prompts(str(text))) == (["a"], ["b"])
+
+
+def test_the_atlas_is_asked_by_name(monkeypatch):
+    atlas = types.ModuleType("labkit.atlas")
+    atlas.corpus, atlas.demos, atlas.prompts = (
+        (lambda: ["玉山"]),
+        (lambda: [Demo("Q", "A"), Demo("R", "B")]),
+        (lambda part: [f"{part}?"]),
+    )
+    monkeypatch.setitem(sys.modules, "labkit.atlas", atlas)
+    monkeypatch.setattr(sys.modules["labkit"], "atlas", atlas, raising=False)
+    assert (data.load_text("atlas"), data.load_demos("atlas", limit=1), data.load_prompts("atlas")) == (
+        ["玉山"],
+        [Demo("Q", "A")],
+        ["train?"],
+    )
+    assert "policy's own answers" in refusal(data.load_pairs, "atlas")
+
+
+def test_pandalm_votes(tmp_path, capsys):
+    def row(first, second, *votes, instruction="Do", more=""):
+        return {
+            "instruction": instruction,
+            "input": more,
+            "response1": first,
+            "response2": second,
+            **{f"annotator{i}": v for i, v in enumerate(votes, 1)},
+        }
+
+    file = tmp_path / "p.json"
+    file.write_text(
+        json.dumps(
+            [
+                row("a", "b", 1, 1, 2),
+                row("a", "b", 2, 0, 2, more="x"),
+                row("a", "b", 0, 0, 1),
+                row("a", "b", 0, 1, 2),
+                row("", "b", 2, 2, 2),
+                row(True, "b", 2, 2, 2),
+            ]
+        ),
+        "utf8",
+    )  # the real file holds `true` where the model wrote the word
+    assert data.load_pairs(str(file)) == [
+        Pair("Do", "a", "b", "human"),
+        Pair("Do\n\nx", "b", "a", "human"),
+        Pair("Do", "b", "True", "human"),
+    ]
+    assert "left out: 2 × pair without a winner, 1 × pair with an empty text" in capsys.readouterr().err
+    file.write_text(json.dumps([row("a", "b", 1, 1, 3)]), "utf8")
+    assert "record 1: annotator1 to 3 are [1, 1, 3], but each must be 0, 1 or 2" in refusal(
+        data.load_pairs, str(file)
+    )
+
+
+def test_the_real_pandalm_file():
+    folder = Path(os.environ.get("LABKIT_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not (folder / "pandalm_human_pairs.json.gz").exists():
+        pytest.skip(f"no real data in {folder} (set LABKIT_REAL_DATA)")
+    pairs = data.load_pairs(str(folder / "pandalm_human_pairs.json.gz"))
+    assert len(pairs) == 842  # 999 less 105 ties or splits and 52 with an empty text
+    assert all(p.chosen.strip() and p.rejected.strip() and p.chosen != p.rejected for p in pairs)
+
+
+def test_a_hub_set_keeps_its_good_rows(monkeypatch, capsys):
+    asked = []
+    rows = [
+        {"prompt": "Q", "chosen": "a", "rejected": "b"},
+        {"prompt": "Q", "chosen": "a", "rejected": "a"},
+        {"prompt": "Q", "chosen": "", "rejected": "b"},
+    ]
+    hub = types.SimpleNamespace(load_dataset=lambda name, split: asked.append((name, split)) or rows)
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    assert data.load_pairs("someone/pairs:train_prefs") == [Pair("Q", "a", "b")]
+    assert asked == [("someone/pairs", "train_prefs")]
+    assert 'left out: 1 × "chosen" and "rejected" are equal, 1 × "chosen" is empty' in capsys.readouterr().err
+    assert "has no usable record" in refusal(data.load_demos, "someone/pairs")
+
+
+def test_a_hub_set_out_of_reach(monkeypatch):
+    def load_dataset(name, split):
+        raise ConnectionError("Couldn't reach the Hub\nlong story")
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    said = refusal(data.load_demos, "someone/demos")
+    assert (
+        "'someone/demos' can't be loaded (ConnectionError: Couldn't reach the Hub)" in said
+        and "local .jsonl file" in said
+        and "long story" not in said
+    )
+
+
+# --- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_every_door_refuses_what_is_no_text_file(load, tmp_path):
+    (tmp_path / "tales.txt").write_text("x", "utf8")
+    (tmp_path / "empty.txt").write_text(" \n\n", "utf8")
+    (tmp_path / "latin.txt").write_bytes("first\ncaf\xe9\n".encode("latin1"))
+    (tmp_path / "model.txt").write_bytes(b"good\nab\0cd")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"x" * 10_000)[:20])
+    assert "tales.txt" in refusal(load, str(tmp_path / "tale.txt")).split("Did you mean")[1]
+    assert "no folder" in refusal(load, str(tmp_path / "nowhere" / "a.txt"))
+    assert "is a folder" in refusal(load, str(tmp_path)) and "tales.txt" in refusal(load, str(tmp_path))
+    assert "empty.txt is empty" in refusal(load, str(tmp_path / "empty.txt"))
+    assert "latin.txt is not UTF-8 text (line 2 has the byte 0xe9)" in refusal(
+        load, str(tmp_path / "latin.txt")
+    )
+    assert "model.txt is a binary file, not text (line 2" in refusal(load, str(tmp_path / "model.txt"))
+    assert "cut.jsonl.gz can't be read" in refusal(load, str(tmp_path / "cut.jsonl.gz"))
+    assert "Did you mean atlas?" in refusal(load, "atlsa")
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ({**PAIR, "rejected": "玉山 "}, '"chosen" and "rejected" are equal'),
+        ({**PAIR, "rejected": " "}, '"rejected" is empty'),
+        ({**PAIR, "prompt": ""}, '"prompt" is empty'),
+        ({**PAIR, "chosen": None}, '"chosen" is null, but must be text'),
+        ({**PAIR, "chosen": 3}, '"chosen" is a number, but must be text'),
+        ({"prompt": "Q", "chosen": "a"}, 'has no "rejected" (it has: prompt, chosen)'),
+        ({"chosen": "a", "rejected": "b"}, 'has no "prompt", and "chosen" holds no "\\n\\nAssistant:"'),
+        ({**PAIR, "prompt": [{"text": "Q"}]}, '"prompt" must be a list of {"role", "content"}'),
+        ({**PAIR, "chosen": [{"role": "user", "content": "Q"}]}, '"chosen" must end in an assistant message'),
+        ({**PAIR, "chosen": "\ud83d"}, '"chosen" holds half a character'),
+        (["a"], "a list, but must be an object"),
+        ("3", "a number, but must be an object"),
+        ('{"prompt": "Q", ', "broken JSON"),
+        ("[" * 1, "broken JSON"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_loaded(row, reason, file):
+    source = jsonl(file, PAIR, "", json.dumps(row) if not isinstance(row, str) else row)
+    said = refusal(data.load_pairs, source)
+    assert (
+        "mine.jsonl was not loaded, because 1 of its records can't be used. line 3: " + reason in said
+        and "Mend or delete" in said
+    )
+
+
+def test_all_bad_lines_are_gathered_up_to_five_in_order(file):
+    said = refusal(
+        data.load_pairs, jsonl(file, "{broken", PAIR, {**PAIR, "chosen": ""}, "{broken", {}, {}, {}, PAIR)
+    )
+    assert (
+        "because 6 of its" in said
+        and "line 1, 4: broken JSON" in said
+        and 'line 3: "chosen" is empty' in said
+    )
+    assert 'line 5, 6: has no "chosen" (it has: nothing)' in said and "and 1 more" in said
+
+
+def test_no_line_at_all_is_json(tmp_path):
+    (tmp_path / "story.txt").write_text("Once\nupon\n", "utf8")
+    assert "It should hold one JSON object a line." in refusal(data.load_pairs, str(tmp_path / "story.txt"))
+
+
+def test_broken_arrays_and_labels(tmp_path, file):
+    (tmp_path / "a.json").write_text('[{"prompt": "Q"},', "utf8")
+    assert "is broken JSON" in refusal(data.load_pairs, str(tmp_path / "a.json"))
+    assert '"label" is a number, but must be true or false' in refusal(
+        data.load_ratings, jsonl(file, {"prompt": "Q", "response": "A", "label": 1})
+    )
+    assert 'has no "label"' in refusal(data.load_ratings, jsonl(file, {"prompt": "Q", "response": "A"}))
+    assert "The limit is -1" in refusal(data.load_pairs, jsonl(file, PAIR), limit=-1)
+
+
+# --- out again -------------------------------------------------------------------------------------
+
+
+def test_split_keeps_each_prompt_on_one_side():
+    pairs = [Pair(f"Q{i % 40}", f"a{i}", f"b{i}") for i in range(200)]
+    train, held = data.split(pairs, 0.25, seed=3)
+    assert not {p.prompt for p in train} & {p.prompt for p in held}
+    assert (len({p.prompt for p in held}), len(train) + len(held)) == (10, 200)
+    assert {p.prompt for p in data.split(pairs[::-1], 0.25, seed=3)[1]} == {p.prompt for p in held}
+    assert {p.prompt for p in data.split(pairs, 0.25, seed=4)[1]} != {p.prompt for p in held}
+    assert [len(part) for part in data.split(["x", "y", "x"], 0.01)] in (
+        [1, 2],
+        [2, 1],
+    )  # one prompt at least on either side
+
+
+def test_split_refuses():
+    assert "2 different prompts" in refusal(data.split, [Pair("Q", "a", "b"), Pair("Q ", "c", "d")], 0.2)
+    assert "there are none" in refusal(data.split, [], 0.2)
+    assert "between 0 and 1" in refusal(data.split, ["x", "y"], 1.0)
+
+
+def test_save_and_load_give_the_same_records(tmp_path):
+    pairs = [Pair("Q\u2028\n\t", "答案 🙂", 'b"\\', "me"), Pair("R", "a", "b")]
+    path = data.save_jsonl(pairs, tmp_path / "new" / "pairs.jsonl")
+    assert data.load_pairs(str(path)) == pairs
+    assert [p.name for p in path.parent.iterdir()] == ["pairs.jsonl"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = data.save_jsonl([{"prompt": "old"}], tmp_path / "p.jsonl")
+    assert "half a character" in refusal(data.save_jsonl, [{"prompt": "fine"}, {"prompt": "\ud83d"}], path)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dumps", full)
+    assert "No space left on device" in refusal(data.save_jsonl, [{"prompt": "new"}], path)
+    assert path.read_text("utf8") == '{"prompt": "old"}\n' and list(tmp_path.iterdir()) == [path]
+    assert "not written" in refusal(data.save_jsonl, [], tmp_path)  # a folder
