@@ -1,0 +1,278 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from labkit import LabError, chat, config, models, runs
+
+CFG = config.Sft(lora_r=4, lora_alpha=8)
+
+
+def shake(model, name, size=0.1):
+    """Give an adapter weights of its own: B starts at zero."""
+    for parameter in models.adapter_parameters(model, name):
+        parameter.data.normal_(0, size)
+
+
+@pytest.fixture(scope="session")
+def sft_run(tiny_base):
+    with runs.start("sft", CFG, "sft-random") as run:
+        model = models.add_lora(models.load_base("tiny-base")[0], CFG)
+        shake(model, "default")
+        models.save_adapter(model, run, "default")
+    return run
+
+
+@pytest.fixture(scope="session")
+def reward_run(tiny_base, sft_run):
+    with runs.start("reward", config.Reward(), "reward-random") as run:
+        model = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "reward")
+        head = models.Head(64)
+        head.normalise(torch.tensor([1.0, 3.0]))
+        models.save_adapter(model, run, "reward", head)
+    return run
+
+
+@pytest.fixture
+def base(tiny_base):
+    return models.load_base("tiny-base")
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits
+
+
+def test_base_is_nf4_and_frozen(base):
+    model, tokenizer = base
+    described = models.describe(model)
+    # Two layers of q, k, v, o (64 · 64) and gate, up, down (64 · 128); norms 2 · 2 · 64 + 64; one
+    # embedding, tied to lm_head.
+    expected = 2 * (4 * 64 * 64 + 3 * 64 * 128) + 5 * 64 + len(tokenizer) * 64
+    assert described == {
+        "parameters": expected,
+        "layers_4bit": 14,
+        "quantization": "nf4",
+        "trainable_parameters": 0,
+    }
+    assert type(model.lm_head) is torch.nn.Linear and model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    plain = models.load_base("tiny-base", quantize=False)[0]
+    assert models.describe(plain) == {**described, "layers_4bit": 0, "quantization": "none"}
+
+
+def test_adapter_counts_and_starts_as_the_base(base):
+    model, _ = base
+    before = logits(model, [2, 30, 40, 3])
+    model = models.add_lora(model, CFG)
+    # r · (in + out) for each: 4 square ones and 3 between 64 and 128, in two layers.
+    assert models.describe(model)["trainable_parameters"] == 2 * 4 * (4 * 128 + 3 * 192)
+    assert (
+        models.describe(model)["parameters"]
+        == models.describe(models.load_base("tiny-base")[0])["parameters"]
+    )
+    assert torch.equal(logits(model, [2, 30, 40, 3]), before)
+
+
+def test_four_adapters_on_one_base(base, sft_run, reward_run):
+    model, _ = base
+    bare = logits(model, [2, 30, 3])
+    model = models.load_adapter(model, sft_run, "policy", trainable=True)
+    model = models.load_adapter(model, sft_run, "reference")
+    model = models.load_adapter(model, reward_run, "reward")
+    model = models.load_adapter(model, reward_run, "critic", trainable=True)
+
+    def trains(name):
+        return {p.requires_grad for p in models.adapter_parameters(model, name)}
+
+    def as_loaded():
+        return [trains(n) for n in ("policy", "reference", "reward", "critic")] == [
+            {True},
+            {False},
+            {False},
+            {True},
+        ]
+
+    assert as_loaded()
+    for name in ("reference", "reward", "critic", "policy"):
+        models.use(model, name)
+        assert as_loaded() and model.active_adapter == name
+    policy = logits(model, [2, 30, 3])
+    shake(model, "policy", 0.5)
+    assert not torch.allclose(logits(model, [2, 30, 3]), policy, atol=1e-3)
+    with models.reference(model):
+        assert torch.equal(logits(model, [2, 30, 3]), policy) and as_loaded()
+        assert not torch.is_grad_enabled()
+    assert model.active_adapter == "policy"
+    assert not torch.allclose(policy, bare, atol=1e-3)  # the base without adapters is not the reference
+    with model.disable_adapter():
+        assert torch.equal(logits(model, [2, 30, 3]), bare)
+
+
+def test_gradients_reach_only_the_adapter_in_training(base, sft_run):
+    """And they are the same after the model was read from without gradients: bitsandbytes must not repack
+    the weights for good.
+    """
+    ids = torch.tensor([[2, 30, 40, 3]])
+
+    def gradients(model):
+        model(input_ids=ids).logits.logsumexp(-1).sum().backward()
+        assert all(p.grad is None for n, p in model.named_parameters() if ".policy." not in n)
+        return [p.grad for p in models.adapter_parameters(model, "policy")]
+
+    fresh = gradients(
+        models.load_adapter(models.load_base("tiny-base")[0], sft_run, "policy", trainable=True).train()
+    )
+    model = models.load_adapter(base[0], sft_run, "policy", trainable=True)
+    model = models.load_adapter(model, sft_run, "reference")
+    with models.reference(model):
+        scored = model(input_ids=ids).logits
+    models.use(model, "policy")
+    assert torch.equal(
+        model.train()(input_ids=ids).logits, scored
+    )  # the same adapter, with and without gradients, to the bit
+    for was, now in zip(fresh, gradients(model), strict=True):
+        assert now.abs().sum() > 0
+        torch.testing.assert_close(now, was, atol=1e-6, rtol=1e-5)
+
+
+def test_saved_adapter_is_pefts_own_and_has_no_path(sft_run, base):
+    from peft import PeftModel
+
+    folder = sft_run.path / "adapter"
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny-base"
+    assert {t.dtype for t in load_file(folder / "adapter_model.safetensors").values()} == {torch.float32}
+    ours = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "policy")
+    theirs = PeftModel.from_pretrained(base[0], folder)
+    assert torch.equal(logits(ours, [2, 30, 3]), logits(theirs, [2, 30, 3]))
+    assert runs.load("sft-random").info["base"] == {
+        "name": "tiny-base",
+        "fingerprint": models.fingerprint(models.resolve_base("tiny-base")),
+    }
+
+
+def test_adapter_of_another_base(tiny_base, sft_run, tmp_path):
+    model, tokenizer = models.load_base("tiny-base", quantize=False)
+    model.model.norm.weight.data[0] += 1
+    models.save_base(model, tokenizer, tmp_path)
+    other, _ = models.load_base(str(tmp_path))
+    with pytest.raises(
+        LabError, match=r"'sft-random' was trained on the base 'tiny-base'.*loaded here is '" + str(tmp_path)
+    ):
+        models.load_adapter(other, sft_run, "policy")
+    with pytest.raises(LabError, match="holds no adapter"):
+        models.load_adapter(other, tiny_base, "policy")
+
+
+def test_which_base(tiny_base, sft_run, tmp_path, monkeypatch):
+    assert models.resolve_base("tiny-base") == str(tiny_base.path)
+    assert models.resolve_base(str(tiny_base.path)) == str(tiny_base.path)
+    assert models.resolve_base("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
+    assert models.fingerprint("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
+    with pytest.raises(LabError, match="holds no model"):
+        models.resolve_base(str(tmp_path))
+    with pytest.raises(LabError, match="no run 'pretrain-999'"):
+        models.resolve_base("pretrain-999")
+    with pytest.raises(LabError, match="is a sft run, but a pretrain run is needed"):
+        models.resolve_base("sft-random")
+    with pytest.raises(LabError, match="could not be loaded.*LABKIT_PROFILE=tiny"):
+        models.load_base("nobody/no-such-model")
+
+
+def test_reward_is_read_at_the_last_real_token(base, reward_run):
+    """The same score for a row alone, padded left, padded right and in a batch; never of a pad."""
+    model, tokenizer = base
+    model = models.load_adapter(model, reward_run, "reward")
+    models.add_lora(model, CFG, "other")
+    head = models.load_head(reward_run)
+    rows = [[2, 30, 40, 50, 3, 60, 1], [2, 30, 3, 1]]
+    with torch.no_grad():
+        alone = torch.cat(
+            [
+                models.rewards(model, head, torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long))
+                for row in rows
+            ]
+        )
+        right = models.rewards(model, head, *chat.pad(rows, tokenizer.pad_token_id))
+        left = models.rewards(model, head, *chat.pad(rows, tokenizer.pad_token_id, side="left"))
+        hidden = models.hidden_states(
+            models.load_adapter(models.load_base("tiny-base")[0], reward_run, "reward"),
+            torch.tensor([rows[1]]),
+            torch.ones(1, 4, dtype=torch.long),
+        )
+    assert alone.shape == (2,)
+    torch.testing.assert_close(right, alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(left, alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        alone[1], ((hidden[0, 3] * head.weight[0]).sum() - 2.0) / 1.0, atol=1e-5, rtol=1e-4
+    )
+    assert model.active_adapter == "other"
+    assert abs(alone[0] - alone[1]) > 1e-4
+
+
+def test_head_normalises_by_hand():
+    head = models.Head(3)
+    head.weight.data = torch.tensor([[1.0, 0.0, 0.0]])
+    hidden = torch.tensor([[2.0, 9, 9], [6.0, 9, 9]])
+    assert head(hidden).tolist() == [2.0, 6.0]
+    head.normalise(head(hidden))  # mean 4, standard deviation 2
+    assert head(hidden).tolist() == [-1.0, 1.0]
+    head.normalise(head(hidden) * 1.0)  # a second time changes nothing
+    assert (head.mean.item(), head.std.item()) == (4.0, 2.0)
+    torch.manual_seed(0)
+    assert models.Head(9999).weight.std().item() == pytest.approx(0.01, rel=0.05)  # 1/√(d + 1)
+
+
+def test_export_language_model(sft_run, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = models.export(sft_run, tmp_path / "merged")
+    exported, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = chat.encode_prompt(tokenizer, "What is gold?")
+    plain = models.load_base("tiny-base", quantize=False)[0]
+    adapted = PeftModel.from_pretrained(plain, sft_run.path / "adapter")
+    torch.testing.assert_close(logits(exported, ids), logits(adapted, ids), atol=1e-4, rtol=1e-4)
+    # NF4's rounding is what is left between the exported model and the one that was trained.
+    quantised = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "policy")
+    gap = (logits(exported, ids).log_softmax(-1) - logits(quantised, ids).log_softmax(-1)).abs().mean()
+    assert 1e-4 < gap < 0.1
+    with pytest.raises(LabError, match="is not empty"):
+        models.export(sft_run, tmp_path / "merged")
+
+
+def test_export_reward_model_and_base(reward_run, tiny_base, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    scorer = AutoModelForSequenceClassification.from_pretrained(
+        models.export(reward_run, tmp_path / "reward")
+    )
+    assert scorer.config.num_labels == 1
+    ids, attention_mask = chat.pad([[2, 30, 40, 50, 3, 60, 1], [2, 30, 3, 1]], 0)
+    plain = models.load_adapter(models.load_base("tiny-base", quantize=False)[0], reward_run, "reward")
+    with torch.no_grad():
+        ours = models.rewards(plain, models.load_head(reward_run), ids, attention_mask)
+        theirs = scorer(input_ids=ids, attention_mask=attention_mask).logits.squeeze(-1)
+    torch.testing.assert_close(theirs - scorer.config.reward_shift, ours, atol=1e-4, rtol=1e-4)
+    base = AutoModelForCausalLM.from_pretrained(models.export(tiny_base, tmp_path / "base"))
+    assert torch.equal(
+        base.model.norm.weight, models.load_base("tiny-base", quantize=False)[0].model.norm.weight
+    )
+
+
+def test_context(base):
+    with pytest.raises(LabError, match="is 1096, but this model reads at most 160"):
+        models.check_context(base[0], config.Sft(max_prompt_tokens=1048))
+    models.check_context(base[0], config.Sft())
+
+
+def test_trainables_keep_their_precision(base):
+    model = models.add_lora(base[0], CFG)
+    before = [p.clone() for p in model.parameters() if p.requires_grad]
+    with models.float32_trainables(model):
+        for parameter in model.parameters():  # what TRL does to a 4-bit model
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    after = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.dtype is torch.float32 and torch.equal(p, b) for p, b in zip(after, before, strict=True))
