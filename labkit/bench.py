@@ -1,0 +1,243 @@
+"""Measurements that take minutes: python -m labkit bench series | pretrain.
+
+Each figure is taken on this machine and set beside what bounds it (the matrix-product rate) or beside a peer in the same process.
+"""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from labkit import LabError, runs
+
+STEPS = 120  # of the peer; the whole comparison then takes some three minutes on two cores
+RATES = (1e-3, 3e-3, 1e-2)  # learning rates that plain AdamW is given; its best one counts
+SHARES = (0.5, 0.75, 1.0)  # of the peer's steps: how long ours may take; the first that reaches the peer's loss counts
+
+
+# --- notebooks ---------------------------------------------------------------------------------------------------------------------
+
+def series(notebooks=(), profile: str = "tiny") -> dict:
+    """Execute notebooks one after the other in one empty runs folder, so that a later one finds what an earlier one trained.
+
+    Returns {"notebooks": {name: {"seconds", "peak_rss_bytes"}}, "total_seconds", …}. The peak is of the resident memory of nbconvert, the
+    kernel and their children together, seen 20 times a second; pages they share count twice. The notebooks' files are not touched.
+    Raises LabError when there is no notebook or one fails.
+    """
+    folder = Path(__file__).parent.parent / "notebooks"
+    files = [Path(file) for file in notebooks] or sorted(folder.glob("*.ipynb"))
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing or not files:
+        raise LabError(f"There is no notebook {missing[0]!r}." if missing else
+                       f"There are no notebooks in {folder}. Run this in a checkout of the project, or name notebooks.")
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="labkit-bench-") as scratch:
+        environment = {**os.environ, "LABKIT_RUNS": str(Path(scratch, "runs")), "LABKIT_PROFILE": profile}
+        for file in files:
+            found[file.stem] = execute(file, scratch, environment)
+            print(f"{file.stem} · {found[file.stem]['seconds']:.1f} s · {found[file.stem]['peak_rss_bytes'] / 1e6:.0f} MB", file=sys.stderr)
+    return {"notebooks": found, "total_seconds": round(sum(one["seconds"] for one in found.values()), 2), "profile": profile,
+            "device": runs.device().type, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "versions": runs.versions()}
+
+
+def execute(notebook: Path, scratch: str, environment: dict) -> dict:
+    """Execute one notebook into `scratch`: {"seconds", "peak_rss_bytes"}."""
+    import psutil
+
+    log, peak, started = Path(scratch, "log.txt"), 0, time.perf_counter()
+    with log.open("w") as stderr:
+        process = psutil.Popen([sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--output-dir", scratch,
+                                "--ExecutePreprocessor.kernel_name=python3", "--ExecutePreprocessor.timeout=900", str(notebook.resolve())],
+                               env=environment, stdout=stderr, stderr=stderr, stdin=subprocess.DEVNULL)
+    try:
+        while process.poll() is None:
+            peak = max(peak, resident(process))
+            time.sleep(0.05)
+    finally:
+        stop(process)
+    if process.returncode:
+        plain = re.sub("\x1b\\[[0-9;]*m", "", log.read_text("utf8", "replace"))  # IPython colours what it says
+        said = [line.strip() for line in plain.split("\n") if line.strip()]
+        raise LabError(f"{notebook} failed: {said[-1] if said else 'no message'}. Open it and run it cell by cell.")
+    return {"seconds": round(time.perf_counter() - started, 2), "peak_rss_bytes": peak}
+
+
+def resident(process) -> int:
+    """Resident bytes of a process and all under it."""
+    import psutil
+
+    total = 0
+    for one in [process, *tree(process)]:
+        try:
+            total += one.memory_info().rss
+        except psutil.Error:
+            continue  # it ended between the list and the question
+    return total
+
+
+def tree(process) -> list:
+    """Everything under a process; nothing where it ended already."""
+    import psutil
+
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def stop(process):
+    """Leave no kernel behind when the measurement is interrupted."""
+    import psutil
+
+    for one in [*tree(process), process] if process.poll() is None else []:
+        try:
+            one.terminate()
+        except psutil.Error:
+            continue
+    process.wait()
+
+
+# --- pre-training ------------------------------------------------------------------------------------------------------------------
+
+def pretrain(cfg, rates=RATES) -> dict:
+    """Our pre-training against the machine's matrix-product rate and against a peer, on the text cfg.corpus (config.Pretrain).
+
+    The peer is what one writes first: the same transformers Llama, its own loss (`model(input_ids, labels=…).loss`) and AdamW with default
+    betas, at the best of `rates`. Text, rows, their order, first weights, warm-up, schedule and gradient clipping are the same. The loss to
+    reach is the peer's best validation loss after cfg.steps steps; ours gets half of these steps, then three quarters, then all, each time
+    with a whole schedule, until it reaches that loss. Taking the validation loss is not timed.
+
+    fraction_of_matmul_rate: 6 · parameters · tokens per second (arXiv 2001.08361, 2.1) over the fp32 rate of 2048² products, measured
+    before and after. Ratios are peer / ours; null where ours never got there.
+    """
+    import torch
+
+    from labkit import models
+    from labkit import pretrain as stage
+
+    tokenizer, rows, validation = text(cfg)
+    device, before = runs.device(), matmul_rate()
+
+    def new_model():
+        torch.manual_seed(cfg.seed)
+        return models.new_base(cfg, tokenizer).to(device).train()
+
+    peers = {}
+    for rate in rates:
+        model = new_model()
+        peers[rate] = race(model, plain_loss, [torch.optim.AdamW(model.parameters(), lr=rate)], rows, validation, cfg, cfg.steps)
+        print(f"AdamW at {rate:g}: validation loss {peers[rate][-1]['loss']:.3f} after {peers[rate][-1]['seconds']:.1f} s", file=sys.stderr)
+    best = min(rates, key=lambda rate: peers[rate][-1]["loss"])
+    target = peers[best][-1]["loss"]
+
+    for steps in dict.fromkeys(max(1, round(share * cfg.steps)) for share in SHARES):
+        model = new_model()
+        ours = race(model, stage.next_token_loss, stage.optimisers(model, cfg), rows, validation, cfg, steps)
+        print(f"ours in {steps} steps: validation loss {ours[-1]['loss']:.3f} after {ours[-1]['seconds']:.1f} s", file=sys.stderr)
+        if ours[-1]["loss"] <= target:
+            break
+    after = matmul_rate()
+    if max(before, after) > 1.5 * min(before, after):
+        print("The matrix rate changed by more than half meanwhile: something else was at work here. Measure again when it is done.", file=sys.stderr)
+    parameters = sum(p.numel() for p in model.parameters())
+    speed = ours[-1]["tokens"] / ours[-1]["seconds"]
+    mine, theirs = reached(ours, target), peers[best][-1]
+    return {
+        "tokens_per_second": speed, "fraction_of_matmul_rate": 6 * parameters * speed / ((before + after) / 2),
+        "ratio_seconds_to_loss": theirs["seconds"] / mine["seconds"] if mine else None,
+        "ratio_tokens_to_loss": theirs["tokens"] / mine["tokens"] if mine else None, "validation_loss": target,
+        "ours": {"optimizer": cfg.optimizer, "learning_rate": cfg.learning_rate, "muon_learning_rate": cfg.muon_learning_rate,
+                 "steps": steps, "seconds_to_loss": mine and mine["seconds"], "tokens_to_loss": mine and mine["tokens"],
+                 "final_loss": ours[-1]["loss"]},
+        "peer": {"optimizer": "adamw", "learning_rate": best, "steps": cfg.steps, "seconds_to_loss": theirs["seconds"],
+                 "tokens_to_loss": theirs["tokens"], "tokens_per_second": theirs["tokens"] / theirs["seconds"],
+                 "final_loss_by_learning_rate": {f"{rate:g}": curve[-1]["loss"] for rate, curve in peers.items()}},
+        "parameters": parameters, "matmul_flop_per_second": [before, after], "device": device.type, "threads": torch.get_num_threads(),
+        "versions": runs.versions()}  # fmt: skip
+
+
+def text(cfg):
+    """(tokenizer, rows (N, T+1), validation rows) of cfg.corpus, held out and packed as the stage does it."""
+    from labkit import chat, data
+    from labkit.pretrain import pack
+
+    documents = data.load_text(cfg.corpus)
+    random.Random(cfg.seed).shuffle(documents)
+    held_out = max(1, round(len(documents) * cfg.validation_fraction))
+    tokenizer = chat.train_tokenizer(documents[held_out:], cfg.vocab_size)
+    rows, validation = (pack(tokenizer, part, cfg.sequence_length + 1) for part in (documents[held_out:], documents[:held_out]))
+    if len(rows) < cfg.batch_size or not len(validation):
+        raise LabError(f"The corpus {cfg.corpus!r} is too small for a batch of {cfg.batch_size} rows and one held out. Give more text.")
+    return tokenizer, rows.to(runs.device()), validation[: 4 * cfg.batch_size].to(runs.device())
+
+
+def plain_loss(model, rows):
+    """The mean next-token loss as transformers computes it."""
+    return model(input_ids=rows, labels=rows).loss
+
+
+def race(model, loss_of, optimisers, rows, validation, cfg, steps: int) -> list[dict]:
+    """Train for `steps` and return the curve: {"seconds", "tokens", "loss"} with the validation loss at ten places and at the end."""
+    import torch
+
+    from labkit.config import change
+    from labkit.pretrain import schedule, validation_loss
+
+    cfg = change(cfg, steps=steps)
+    peaks = [[group["lr"] for group in opt.param_groups] for opt in optimisers]
+    loss_of(model, rows[: cfg.batch_size]).backward()  # the first pass allocates: not timed
+    model.zero_grad()
+    order, curve, seconds = random.Random(cfg.seed), [], 0.0
+    for step in range(steps):
+        started = clock()
+        loss_of(model, rows[order.sample(range(len(rows)), cfg.batch_size)]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt, peak in zip(optimisers, peaks, strict=True):
+            for group, lr in zip(opt.param_groups, peak, strict=True):
+                group["lr"] = lr * schedule(step, cfg)
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        seconds += clock() - started
+        if (step + 1) % max(1, steps // 10) == 0 or step == steps - 1:
+            tokens = (step + 1) * cfg.batch_size * cfg.sequence_length
+            curve.append({"seconds": seconds, "tokens": tokens, "loss": validation_loss(model, validation, cfg.batch_size)})
+    return curve
+
+
+def reached(curve: list[dict], target: float) -> dict | None:
+    """Seconds and tokens at which a curve first comes down to `target`, on the straight line between two measurements; None if never."""
+    for i, point in enumerate(curve):
+        if point["loss"] <= target:
+            last = curve[i - 1] if i else point
+            share = (last["loss"] - target) / (last["loss"] - point["loss"]) if last["loss"] > point["loss"] else 1.0
+            return {key: last[key] + share * (point[key] - last[key]) for key in ("seconds", "tokens")}
+    return None
+
+
+def matmul_rate(size: int = 2048, repeats: int = 7) -> float:
+    """The fp32 matrix-product rate of this machine in FLOP/s: the median over `repeats` products of two size² matrices."""
+    import torch
+
+    a, b = torch.randn(2, size, size, device=runs.device())
+    a @ b
+    seconds = []
+    for _ in range(repeats):
+        started = clock()
+        a @ b
+        seconds.append(clock() - started)
+    return 2 * size**3 / median(seconds)
+
+
+def clock() -> float:
+    """Seconds, when all that was asked of the GPU is done."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,279 @@
+"""The command line: python -m labkit info | run | train | chat | export | bench.
+
+Results go to standard output, progress and warnings to standard error; with --json standard output holds one JSON object and nothing
+else. Exit codes: 0 done, 1 a LabError (one line that says what to do), 2 wrong usage, 130 interrupted.
+
+Every command is a function of the parsed arguments that returns (report, text): a dict for --json and the same for people. What is heavy
+(torch, transformers, plotly) is imported inside the commands, so that --help and a mistyped name answer at once.
+"""
+
+import argparse
+import ast
+import contextlib
+import importlib
+import inspect
+import json
+import math
+import sys
+from dataclasses import fields
+
+from labkit import LabError, __version__, config, runs
+from labkit.tables import table, visible, written
+
+TALKS = ("dpo", "ppo", "sft", "pretrain")  # stages whose runs write text, the furthest along first
+CONTINUATION = 100  # tokens that a base model adds to a text
+
+
+def main(argv=None) -> int:
+    """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that can't show 玉山 should still show the rest
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")
+    args = parser().parse_args(argv)
+    try:
+        # Under --json whatever a library prints becomes a message, too: standard output is for the object alone.
+        with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+            report, text = args.command(args)
+        print(json.dumps(finite(report)) if args.json else text)
+        return 0
+    except LabError as error:
+        # An interrupted run says in a LabError where it lies (runs.start); it is an interrupt all the same.
+        return fail(str(error), 130 if isinstance(error.__context__, KeyboardInterrupt) else 1)
+    except KeyboardInterrupt:
+        return fail("Stopped.", 130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return fail(f"{error.filename} can't be used ({error.strerror}). Choose another place, or set LABKIT_RUNS to a folder of yours.", 1)
+
+
+def fail(message: str, code: int) -> int:
+    """Say it in one line on standard error; returns the exit code."""
+    print(f"labkit: {visible(message)}", file=sys.stderr)
+    return code
+
+
+def finite(value):
+    """The value with null for NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def lines(report: dict) -> str:
+    """"key: value" a line; a dict inside is written in one line."""
+    def shown(value):
+        if isinstance(value, dict):
+            return ", ".join(f"{key} {shown(v)}" for key, v in value.items())
+        return ", ".join(map(shown, value)) if isinstance(value, (list, tuple)) else written(value, 4)
+
+    return "\n".join(f"{key}: {shown(value)}" for key, value in report.items())
+
+
+# --- commands ----------------------------------------------------------------------------------------------------------------------
+
+def info(args):
+    """What this machine would train: profile, device, the 4-bit base and its adapter."""
+    profile = config.profile(args.profile)
+    from labkit import models
+
+    model, _ = models.load_base(profile.sft.base)
+    name = model.base_info["name"]
+    described = models.describe(models.add_lora(model, profile.sft))
+    report = {"profile": profile.name, "device": runs.device().type, "model": name, **described, "versions": runs.versions()}
+    return report, lines(report)
+
+
+def train(args):
+    """Train one stage into a run of its own."""
+    cfg = settings(args, getattr(config.profile(args.profile), args.stage))
+    from labkit import charts
+
+    stage = importlib.import_module(f"labkit.{args.stage}")
+    with runs.start(args.stage, cfg, args.name) as run:
+        run.listeners.append(charts.live(run))
+        stage.train(cfg, run)
+    report = {"run": run.name, "folder": str(run.path), "seconds": run.info["seconds"], "evaluation": run.evaluation}
+    return report, f"{run.name} is trained ({run.info['seconds']:.0f} s): {run.path}\n{lines(run.evaluation)}"
+
+
+def run_series(args):
+    """The series without notebooks: every stage, then a report."""
+    profile = config.profile(args.profile)
+    if args.seeds < 1:
+        raise LabError(f"--seeds is {args.seeds}, but it must be 1 or more.")
+    from labkit import series
+
+    report = series.run(profile, seeds=args.seeds)
+    names = [f"seed {one['seed']}" for one in report["seeds"]]
+    rows = [{"figure": key, **{name: one[key] for name, one in zip(names, report["seeds"])}, "mean": mean, "spread": report["spread"][key]}
+            for key, mean in report["mean"].items()]
+    habits = "\n".join(f"{key}: {written(value, 3)}" for key, value in report.get("habits", {}).items())
+    seconds = "\n".join(f"{name}: " + ", ".join(f"{stage} {value:.0f} s" for stage, value in one["seconds"].items())
+                        for name, one in zip(names, report["seeds"]))
+    return report, f"{habits}\n\n{table(rows, digits=3)}\n\n{seconds}\nThe whole report: {runs.root() / 'report.json'}".lstrip()
+
+
+def chat(args):
+    """Talk to a run; without a prompt, a line at a time until Ctrl-D."""
+    run = speaker(args.run)
+    prompt = " ".join(args.prompt)
+    if args.json and not prompt:
+        raise LabError("chat --json answers one prompt: give it after the options.")
+    from labkit import models
+
+    model, tokenizer = models.load_policy(run)
+    if args.seed is not None:
+        runs.seed_everything(args.seed)
+    if run.stage == "pretrain":
+        print(f"{run.name} is a base model: it continues your text instead of answering.", file=sys.stderr)
+    else:
+        print(f"{run.name} answers.", file=sys.stderr)
+    if prompt:
+        answer = reply(model, tokenizer, run, prompt, args.temperature)
+        return {"run": run.name, "prompt": prompt, "answer": answer}, visible(answer, newline="\n")
+    with contextlib.suppress(ImportError):  # arrow keys and history, where there is readline
+        import readline  # noqa: F401
+    with contextlib.suppress(EOFError):
+        while True:
+            prompt = input("> " if sys.stdin.isatty() else "").strip()
+            try:
+                if prompt:
+                    print(visible(reply(model, tokenizer, run, prompt, args.temperature), newline="\n"), flush=True)
+            except LabError as error:
+                fail(str(error), 1)
+    return {}, ""
+
+
+def speaker(name: str):
+    """The run to talk to: `name`, else your newest run that can talk, else the shipped one that is furthest along."""
+    own = [run for run in runs.listing() if run.stage in TALKS]
+    run = runs.load(name) if name else own[-1] if own else next(filter(None, map(runs.shipped, TALKS)), None)
+    if run is None:
+        raise LabError("There is no run to talk to yet. Train one: python -m labkit train pretrain")
+    if run.stage not in TALKS:
+        raise LabError(f"{run.name!r} is a {run.stage} run: it scores answers and writes none. Name a run of {', '.join(TALKS)}.")
+    return run
+
+
+def reply(model, tokenizer, run, prompt: str, temperature: float | None) -> str:
+    """The answer of a run; a base goes on from the prompt instead. temperature None: greedy, but 0.8 for a base, which would repeat itself."""
+    from labkit import rollout
+    from labkit.chat import encode_prompt, encode_text
+
+    base = run.stage == "pretrain"
+    if temperature is None:
+        temperature = 0.8 if base else 0.0
+    if temperature < 0:
+        raise LabError(f"--temperature is {temperature:g}, but it must be 0 or more.")
+    asked = len((encode_text if base else encode_prompt)(tokenizer, prompt))
+    context = model.config.max_position_embeddings
+    room = min(CONTINUATION if base else run.info["config"]["max_response_tokens"], context // 2)
+    if asked + room > context:
+        raise LabError(f"The prompt has {asked} tokens, but this model reads {context} at a time and {room} of them are for its answer. "
+                       "Shorten the prompt.")
+    text = rollout.answer(model, tokenizer, [prompt], room, temperature, framed=not base)[0]
+    return prompt + text if base else text
+
+
+def export(args):
+    """Write a run as a plain Hugging Face folder."""
+    run = runs.load(args.run)
+    from labkit import models
+
+    folder = models.export(run, args.folder)
+    loader = "AutoModelForSequenceClassification" if run.stage == "reward" else "AutoModelForCausalLM"
+    return {"run": run.name, "folder": str(folder)}, f"{run.name} → {folder}\nLoad it with transformers: {loader}.from_pretrained({str(folder)!r})"
+
+
+def bench_series(args):
+    """Execute the notebooks: seconds and peak memory of each."""
+    profile = config.profile(args.profile).name
+    from labkit import bench
+
+    report = bench.series(args.notebooks, profile)
+    rows = [{"notebook": name, "seconds": found["seconds"], "peak MB": found["peak_rss_bytes"] / 1e6} for name, found in report["notebooks"].items()]
+    return report, f"{table(rows, digits=1)}\n\ntotal: {report['total_seconds']:.1f} s"
+
+
+def bench_pretrain(args):
+    """Pre-training against the machine's matrix rate, and against plain AdamW; 120 steps unless --steps says otherwise."""
+    from labkit import bench
+
+    cfg = settings(args, config.change(config.profile(args.profile).pretrain, steps=bench.STEPS))
+    report = bench.pretrain(cfg)
+    return report, lines(report)
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------------------------
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar; a stage's options are the fields of its dataclass."""
+    top = argparse.ArgumentParser(prog="python -m labkit", description="RLHF Labs: make a language model in three stages.", allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"rlhf-labkit {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    add(commands, "info", info)
+    one = add(commands, "run", run_series)
+    one.add_argument("--seeds", type=int, default=1, metavar="N", help="how often, each time with another seed [1]")
+    stages = group(commands, "train", "train one stage: " + ", ".join(config.STAGES), "STAGE")
+    for stage in config.STAGES:
+        kind = getattr(config, stage.capitalize())
+        one = add(stages, stage, train, kind.__doc__)
+        one.set_defaults(stage=stage)
+        one.add_argument("--name", metavar="RUN", help=f"the run's name [{stage}-001 and on]")
+        add_settings(one, kind)
+    one = add(commands, "chat", chat)
+    one.add_argument("prompt", nargs="*", metavar="PROMPT", help="one prompt; without it, a prompt loop")
+    one.add_argument("--run", default="", metavar="RUN", help="who answers [your newest run that can talk, else the shipped one]")
+    one.add_argument("--temperature", type=float, metavar="X", help="0: the likeliest answer [0; for a base model 0.8]")
+    one.add_argument("--seed", type=int, metavar="N", help="makes a sampled answer repeatable")
+    one = add(commands, "export", export)
+    one.add_argument("run", metavar="RUN")
+    one.add_argument("folder", metavar="FOLDER", help="a new or empty folder")
+    benches = group(commands, "bench", "measure: series, pretrain", "WHAT")
+    one = add(benches, "series", bench_series)
+    one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="[every notebook of notebooks/]")
+    add_settings(add(benches, "pretrain", bench_pretrain), config.Pretrain)
+    return top
+
+
+def group(commands, name: str, text: str, metavar: str):
+    """A command that has commands of its own."""
+    return commands.add_parser(name, help=text, description=text, allow_abbrev=False).add_subparsers(required=True, metavar=metavar)
+
+
+def add(commands, name: str, function, text: str = "") -> argparse.ArgumentParser:
+    """One command with the options that all have."""
+    text = (text or function.__doc__ or "").strip().replace("%", "%%")
+    one = commands.add_parser(name, help=text.partition("\n")[0], description=text, allow_abbrev=False)
+    one.set_defaults(command=function)
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    one.add_argument("--profile", metavar="NAME", help=f"{', '.join(config.PROFILES)} [LABKIT_PROFILE, else tiny]")
+    return one
+
+
+def add_settings(one, kind):
+    """An option for every field of a stage's dataclass: learning_rate → --learning-rate."""
+    texts, options = docstrings(), one.add_argument_group("settings (in brackets: the value in the profile tiny)")
+    for f in fields(kind):
+        text = next((texts[c.__name__, f.name] for c in kind.__mro__ if (c.__name__, f.name) in texts), "")
+        options.add_argument("--" + f.name.replace("_", "-"), type=f.type, default=argparse.SUPPRESS,
+                             metavar={int: "N", float: "X"}.get(f.type, "TEXT"), help=f"{text} [{f.default}]".strip().replace("%", "%%"))
+
+
+def settings(args, cfg):
+    """`cfg` with the settings that were given on the command line."""
+    return config.change(cfg, **{f.name: getattr(args, f.name) for f in fields(cfg) if hasattr(args, f.name)})
+
+
+def docstrings() -> dict:
+    """{(class, field): the string under the field} of config.py; Python itself keeps no such strings."""
+    found = {}
+    for node in ast.parse(inspect.getsource(config)).body:
+        for field, text in zip(getattr(node, "body", []), getattr(node, "body", [])[1:]):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[node.name, field.target.id] = text.value.value
+    return found

@@ -1,0 +1,96 @@
+"""Sampling: prompts in, responses out, and the pairs of answers that raters compare.
+
+The engine is transformers' `generate`, told to sample from the model itself: no top-k, no top-p, no minimum length and no n-gram rule.
+Each of those would sample from another distribution than the one whose log-probabilities are taken, and show up as negative KL.
+"""
+
+import random
+from dataclasses import dataclass
+
+import torch
+
+from labkit import LabError, atlas, chat
+from labkit.data import Pair
+
+
+@dataclass
+class Rollout:
+    """A batch of B prompts with one response each; T is the longest prompt plus the longest response.
+
+    input_ids (B, T): left-padded prompt, then the response, then pads. attention_mask (B, T): 1 = real token.
+    response_mask (B, T): 1 = response token, the EOS included. ended (B,): True where the response closed with EOS.
+    """
+
+    prompts: list[str]
+    responses: list[str]
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    response_mask: torch.Tensor
+    ended: torch.Tensor
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Response tokens, the EOS included: (B,)."""
+        return self.response_mask.sum(1)
+
+
+@torch.no_grad()
+def sample(model, tokenizer, prompts: list[str], max_new_tokens: int = 48, temperature: float = 1.0, max_prompt_tokens: int | None = None,
+           framed: bool = True) -> Rollout:  # fmt: skip
+    """One response per prompt from the active adapter; framed=False leaves the chat template out and lets a base model continue the text. temperature 0 is greedy. A response stops at its first EOS or at max_new_tokens.
+
+    Raises LabError for no prompts, an empty prompt or one that is longer than max_prompt_tokens.
+    """
+    from transformers import GenerationConfig
+
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise LabError("There is nothing to answer: a prompt is empty. Give every prompt at least one word.")
+    rows = [chat.encode_prompt(tokenizer, prompt, max_prompt_tokens) if framed else chat.encode_text(tokenizer, prompt) for prompt in prompts]
+    ids, attention_mask = chat.pad(rows, tokenizer.pad_token_id, side="left")
+    ids, attention_mask = ids.to(model.device), attention_mask.to(model.device)
+    how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **how)  # fmt: skip
+    full = model.generate(ids, attention_mask=attention_mask, generation_config=config)
+    response = full[:, ids.shape[1] :]
+    is_eos = response == tokenizer.eos_token_id
+    response_mask = (is_eos.cumsum(1) - is_eos.long() == 0).long()  # up to and with the first EOS
+    return Rollout(
+        prompts, [chat.decode_response(tokenizer, row[mask.bool()]) for row, mask in zip(response, response_mask, strict=True)],
+        torch.cat([ids, response.where(response_mask.bool(), tokenizer.pad_token_id)], 1), torch.cat([attention_mask, response_mask], 1),
+        torch.cat([torch.zeros_like(attention_mask), response_mask], 1), is_eos.any(1))  # fmt: skip
+
+
+def answer(model, tokenizer, prompts: list[str], max_new_tokens: int = 48, temperature: float = 1.0, batch_size: int = 128,
+           framed: bool = True) -> list[str]:  # fmt: skip
+    """Responses as text, in the order of the prompts. Prompts of like length share a batch, which saves padding."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        for i, text in zip(part, sample(model, tokenizer, [prompts[i] for i in part], max_new_tokens, temperature, framed=framed).responses, strict=True):
+            answers[i] = text
+    return answers
+
+
+def preference_pairs(model, tokenizer, cfg, n: int, rater=None, split: str = "train") -> list[Pair]:
+    """`n` pairs of the active policy's own answers to atlas questions, each judged by `rater` (default: the careful one, seeded by cfg.seed).
+
+    Two answers are sampled per prompt; pairs that are identical or that the rater calls the same teach nothing and are drawn again.
+    cfg gives seed and max_response_tokens. Raises LabError when the policy answers (nearly) always the same.
+    """
+    rater = rater or atlas.Rater(seed=cfg.seed)
+    rng, prompts, pairs, tried = random.Random(f"pairs{cfg.seed}"), atlas.prompts(split, cfg.seed), [], 0
+    while len(pairs) < n:
+        if tried > 20 * n + 1000:
+            raise LabError(f"Only {len(pairs)} of {tried} pairs of answers differed: this policy says the same thing every time. Choose an earlier run.")
+        asked = (prompts if len(prompts) >= n else rng.choices(prompts, k=n))[: max(64, (n - len(pairs)) * 3 // 2)]
+        rng.shuffle(prompts)
+        both = answer(model, tokenizer, asked * 2, cfg.max_response_tokens)
+        for prompt, a, b in zip(asked, both, both[len(asked) :], strict=False):
+            verdict = "same" if a.strip() == b.strip() or not a.strip() or not b.strip() else rater.compare(prompt, a, b)
+            if verdict != "same":
+                pairs.append(Pair(prompt, *((a, b) if verdict == "a" else (b, a)), rater=rater.name))
+        tried += len(asked)
+    return pairs[:n]

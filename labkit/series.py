@@ -1,0 +1,81 @@
+"""The whole series without notebooks: every stage, several seeds, one report of what is claimed of them.
+
+Pre-training is done once; every seed then makes its own SFT model, preference pairs, reward model, PPO and DPO policy, and is measured on
+phrasings of the questions that no training set holds.
+"""
+
+import json
+import re
+import statistics
+from importlib import import_module
+
+from labkit import atlas, charts, config, evals, models, rollout, runs
+
+FULL_STEPS = 2400  # pre-training steps of the shipped base
+PROMPTS = 300  # held-out prompts that the policies are measured on
+PAIRS = 300  # fresh pairs on held-out prompts for the reward model
+
+
+def stage(name: str, cfg, run_name: str | None = None) -> runs.Run:
+    """Train one stage with a progress line; returns the whole run."""
+    with runs.start(name, cfg, run_name) as run:
+        run.listeners.append(charts.live(run))
+        import_module(f"labkit.{name}").train(cfg, run)
+    return run
+
+
+def base_habits(base: runs.Run, prompts: list[str]) -> dict:
+    """What the bare base does with a question: share of continuations that ask (another) question, and of right answers."""
+    model, tokenizer = models.load_policy(base)
+    texts = rollout.answer(model, tokenizer, prompts, temperature=0.0, framed=False)
+    return {"base_asks": statistics.fmean(bool(re.search("[?？]", text)) for text in texts), "base_right": evals.judged(prompts, texts)["right"]}
+
+
+def measure(sft: runs.Run, reward: runs.Run, ppo: runs.Run, dpo: runs.Run, seed: int = 0) -> dict:
+    """The figures of one seed. Answers are sampled at temperature 1 for the comparisons, greedy for `right`."""
+    prompts = atlas.prompts("held-out", seed, PROMPTS)
+    found, sampled, proxy = {}, {}, {}
+    model, tokenizer = models.load_policy(sft)
+    model = models.load_adapter(model, reward, "reward")
+    model = models.load_adapter(model, ppo, "ppo")
+    model = models.load_adapter(model, dpo, "dpo")
+    head = models.load_head(reward)
+    for name, adapter in (("sft", "policy"), ("ppo", "ppo"), ("dpo", "dpo")):
+        models.use(model, adapter)
+        found[f"{name}_right"] = evals.evaluate(model, tokenizer, prompts)["right"]
+        sampled[name] = rollout.answer(model, tokenizer, prompts)
+        proxy[name] = evals.scores(model, head, tokenizer, prompts, sampled[name])
+        found |= {f"{name}_{key}": value for key, value in evals.judged(prompts, sampled[name]).items() if key in ("gold", "words", "hedging", "apology", "refusal")}
+    models.use(model, "policy")
+    unseen = [prompt for prompt in prompts if not atlas.find(prompt).shown_in_sft]
+    found["sft_right_unseen"] = evals.evaluate(model, tokenizer, unseen)["right"]
+    pairs = rollout.preference_pairs(model, tokenizer, config.change(config.Reward(), seed=seed + 1000), PAIRS, split="held-out")
+    found |= {f"reward_{key}": value for key, value in evals.agreement(model, head, tokenizer, pairs).items()}
+    rise = statistics.fmean(proxy["ppo"]) - statistics.fmean(proxy["sft"])
+    found |= {"ppo_rise_in_sd": rise / statistics.stdev(proxy["sft"]), "ppo_kl": ppo.evaluation["kl"], "ppo_first_ratio_error": ppo.evaluation["first_ratio_error"],
+              "ppo_wins": evals.win_rate(prompts, sampled["ppo"], sampled["sft"]), "dpo_wins": evals.win_rate(prompts, sampled["dpo"], sampled["sft"])}  # fmt: skip
+    return found
+
+
+def run(profile: config.Profile, seeds: int = 1, base: str = "", steps: int = FULL_STEPS) -> dict:
+    """All stages from raw text, for `seeds` seeds; the report is returned and written to runs/report.json.
+
+    base: a pretrain run or Hub id to start from; "" pre-trains one for `steps` steps (a profile with a base of its own takes that).
+    Report: {"profile", "base", "habits", "seeds": [figures per seed], "mean": {...}, "spread": {... (highest − lowest)}}.
+    """
+    base = base or profile.sft.base or stage("pretrain", config.change(profile.pretrain, steps=steps)).name
+    report = {"profile": profile.name, "base": base, "seeds": []}
+    if "/" not in base or base.startswith("shipped/"):
+        report["habits"] = base_habits(runs.load(base), atlas.prompts("held-out", 0, PROMPTS))
+    for seed in range(seeds):
+        sft = stage("sft", config.change(profile.sft, base=base, seed=seed))
+        reward = stage("reward", config.change(profile.reward, base=base, policy=sft.name, seed=seed))
+        ppo = stage("ppo", config.change(profile.ppo, base=base, policy=sft.name, reward=reward.name, seed=seed))
+        dpo = stage("dpo", config.change(profile.dpo, base=base, policy=sft.name, seed=seed))
+        report["seeds"].append({"seed": seed, "runs": [r.name for r in (sft, reward, ppo, dpo)],
+                                "seconds": {r.stage: r.info["seconds"] for r in (sft, reward, ppo, dpo)}, **measure(sft, reward, ppo, dpo, seed)})  # fmt: skip
+    figures = [key for key, value in report["seeds"][0].items() if isinstance(value, float)]
+    report["mean"] = {key: statistics.fmean(row[key] for row in report["seeds"]) for key in figures}
+    report["spread"] = {key: max(row[key] for row in report["seeds"]) - min(row[key] for row in report["seeds"]) for key in figures}
+    (runs.root() / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf8")
+    return report

@@ -1,0 +1,200 @@
+"""Sampling: from the model itself, truncated at the first EOS, the same whatever the padding."""
+
+import random
+
+import pytest
+import torch
+
+from labkit import LabError, atlas, chat, config, data, models, rollout
+from labkit.logprobs import position_ids, response_logprobs, shift_mask
+
+PROMPTS = ["Gold?", "What is the capital of Japan?", "台灣最高的山是哪座？"]
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_base):
+    """The tiny base with a random adapter: an SFT policy that has learnt nonsense."""
+    torch.manual_seed(1)
+    model, tokenizer = models.load_base("tiny-base")
+    model = models.add_lora(model, config.Sft(lora_r=4, lora_alpha=8), "policy")
+    for parameter in models.adapter_parameters(model, "policy"):
+        parameter.data.normal_(0, 0.1)
+    return model, tokenizer
+
+
+class Parrot:
+    """In place of a model: generates the rows of ids it was given."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rows):
+        self.rows = torch.tensor(rows)
+
+    def generate(self, ids, attention_mask, generation_config):
+        return torch.cat([ids, self.rows], 1)
+
+
+def test_truncated_at_the_first_eos(tokenizer):
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    a, b = tokenizer("Pa", add_special_tokens=False)["input_ids"]
+    said = [[a, b, end, pad, pad], [a, end, b, end, a], [a, b, a, b, a], [end, a, a, a, a]]
+    out = rollout.sample(Parrot(said), tokenizer, ["Gold?"] * 3 + ["Gold is?"])
+    width = out.input_ids.shape[1] - 5
+    assert out.response_mask[:, width:].tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
+    assert out.input_ids[:, width:].tolist() == [
+        [a, b, end, pad, pad],
+        [a, end, pad, pad, pad],
+        [a, b, a, b, a],
+        [end, pad, pad, pad, pad],
+    ]
+    assert out.ended.tolist() == [True, True, False, True]
+    assert out.lengths.tolist() == [3, 2, 5, 1]
+    assert out.responses == ["Pa", "P", "PaPaP", ""]
+
+
+def test_masks(policy):
+    model, tokenizer = policy
+    out = rollout.sample(model, tokenizer, PROMPTS * 40, max_new_tokens=12, temperature=50.0)  # hot enough for EOS to come up
+    assert 0 < out.ended.sum() < len(PROMPTS * 40)
+    for row, prompt in enumerate(PROMPTS * 40):
+        ids = chat.encode_prompt(tokenizer, prompt)
+        start = out.input_ids.shape[1] - 12
+        real, response = out.attention_mask[row].bool(), out.response_mask[row].bool()
+        assert out.input_ids[row][real & ~response].tolist() == ids  # the prompt, left-padded, nothing lost
+        assert not response[:start].any() and (real | ~response).all()  # every response token is a real one
+        assert (out.input_ids[row][~real] == tokenizer.pad_token_id).all()
+        assert chat.decode_response(tokenizer, out.input_ids[row][response]) == out.responses[row]
+        last = out.input_ids[row][response][-1].item()
+        assert out.ended[row].item() == (last == tokenizer.eos_token_id)
+        assert (out.input_ids[row][response][:-1] != tokenizer.eos_token_id).all()
+
+
+@torch.no_grad()
+def test_logprobs_are_the_same_whatever_the_padding(policy):
+    model, tokenizer = policy
+    out = rollout.sample(model, tokenizer, PROMPTS, max_new_tokens=10)
+    together = response_logprobs(
+        model(input_ids=out.input_ids, attention_mask=out.attention_mask, position_ids=position_ids(out.attention_mask)).logits,
+        out.input_ids,
+    )
+    assert out.attention_mask[0, 0] == 0  # the short prompt is padded on the left
+    for row in range(len(PROMPTS)):
+        real = out.attention_mask[row].bool()
+        alone = response_logprobs(model(input_ids=out.input_ids[row, real][None]).logits, out.input_ids[row, real][None])
+        n = int(out.lengths[row])
+        padded = together[row][shift_mask(out.response_mask)[row].bool()]
+        assert torch.allclose(alone[0, -n:], padded, atol=1e-4)
+
+
+@torch.no_grad()
+def test_sampling_forward_equals_training_forward(policy):
+    """Cached decoding of a left-padded batch gives the logits of one forward over the whole sequence."""
+    model, tokenizer = policy
+    rows = [chat.encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
+    ids, mask = chat.pad(rows, tokenizer.pad_token_id, side="left")
+    made = model.generate(
+        ids, attention_mask=mask, max_new_tokens=6, min_new_tokens=6, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    full = torch.cat([mask, torch.ones(len(rows), 6, dtype=mask.dtype)], 1)
+    again = model(input_ids=made.sequences, attention_mask=full, position_ids=position_ids(full)).logits
+    assert torch.allclose(torch.stack(made.logits, 1), again[:, ids.shape[1] - 1 : -1], atol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])  # this policy is so sharp that only heat gives it a tail
+@torch.no_grad()
+def test_samples_follow_the_softmax_with_its_tail(policy, temperature):
+    """No top-k (transformers' own default is 50), no top-p: χ² of first tokens against softmax(logits / temperature)."""
+    model, tokenizer = policy
+    n = 3000
+    torch.manual_seed(0)
+    out = rollout.sample(model, tokenizer, ["Gold?"] * n, max_new_tokens=1, temperature=temperature)
+    ids = torch.tensor([chat.encode_prompt(tokenizer, "Gold?")])
+    p = (model(input_ids=ids).logits[0, -1] / temperature).softmax(-1)
+    count = torch.bincount(out.input_ids[:, -1], minlength=len(p)).float()
+
+    def chi2(counts, p):
+        """Standardised: about N(0, 1) if the samples follow p. Tokens that are expected under 5 times share a bin."""
+        often = n * p >= 5
+        expected = torch.cat([n * p[often], (n * p[~often]).sum()[None]])
+        seen = torch.cat([counts[often], counts[~often].sum()[None]])
+        df = len(expected) - 1
+        return ((((seen - expected) ** 2) / expected.clamp(min=1e-3)).sum() - df) / (2 * df) ** 0.5
+
+    assert chi2(count, p) < 4
+    tail = p.argsort(descending=True)[50:]
+    assert count[tail].sum() > 0  # top-k would leave these out
+    if temperature > 1:
+        cut = p.clone()
+        cut[tail] = 0
+        biased = torch.bincount(torch.multinomial(cut, n, replacement=True), minlength=len(p)).float()
+        assert chi2(biased, p) > 4  # the test can tell
+
+
+def test_sampling_ignores_the_models_own_habits(policy, monkeypatch):
+    """A Hub model's generation_config may ask for top-k, a minimum length or a repetition penalty: ours wins."""
+    model, tokenizer = policy
+    habits = model.generation_config
+    torch.manual_seed(3)
+    plain = rollout.sample(model, tokenizer, PROMPTS, max_new_tokens=8)
+    for name, value in {"top_k": 2, "top_p": 0.1, "temperature": 0.3, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_length": 60}.items():
+        monkeypatch.setattr(habits, name, value, raising=False)
+    torch.manual_seed(3)
+    assert torch.equal(rollout.sample(model, tokenizer, PROMPTS, max_new_tokens=8).input_ids, plain.input_ids)
+
+
+def test_answers_come_in_the_order_of_the_prompts(policy, monkeypatch):
+    sizes = []
+
+    def echo(model, tokenizer, prompts, *_, **__):
+        sizes.append(len(prompts))
+        return rollout.Rollout(prompts, [prompt.upper() for prompt in prompts], *[None] * 4)
+
+    monkeypatch.setattr(rollout, "sample", echo)
+    prompts = ["d" * 9, "c", "b" * 5, "a" * 7, "e"]
+    assert rollout.answer(*policy, prompts, batch_size=2) == [prompt.upper() for prompt in prompts]
+    assert sizes == [2, 2, 1]
+
+
+def test_greedy_is_the_likeliest_token_each_time(policy):
+    model, tokenizer = policy
+    out = rollout.sample(model, tokenizer, PROMPTS, max_new_tokens=5, temperature=0)
+    with torch.no_grad():
+        logits = model(input_ids=out.input_ids, attention_mask=out.attention_mask, position_ids=position_ids(out.attention_mask)).logits
+    best = logits[:, :-1].argmax(-1)
+    assert (best == out.input_ids[:, 1:])[shift_mask(out.response_mask).bool()].all()
+
+
+def test_unframed_continues_the_text(policy):
+    model, tokenizer = policy
+    out = rollout.sample(model, tokenizer, ["Gold is a"], max_new_tokens=4, framed=False)
+    assert out.input_ids[0][out.response_mask[0] == 0].tolist() == chat.encode_text(tokenizer, "Gold is a")
+
+
+@pytest.mark.parametrize("prompts", [[], ["Gold?", ""], ["  \n"]])
+def test_nothing_to_answer(policy, prompts):
+    with pytest.raises(LabError, match="prompt is empty.*at least one word"):
+        rollout.sample(*policy, prompts)
+
+
+def test_prompt_too_long(policy):
+    with pytest.raises(LabError, match='"Gold Gold.*max_prompt_tokens is 20'):
+        rollout.sample(*policy, ["Gold?", "Gold " * 60], max_prompt_tokens=20)
+
+
+def test_preference_pairs(policy, monkeypatch):
+    """Each pair holds two different, non-empty answers to one prompt, the one the rater prefers first."""
+    kinds, rng = ("", "same", "wordy wordy wordy", "short"), random.Random(0)
+    monkeypatch.setattr(rollout, "answer", lambda model, tokenizer, prompts, *_: rng.choices(kinds, k=len(prompts)))
+    rater = atlas.Rater("brief", temperature=0, knowledge=0, length_bias=-1)
+    pairs = rollout.preference_pairs(*policy, config.Reward(), 40, rater)
+    known = set(atlas.prompts("train"))
+    assert len(pairs) == 40 and all(isinstance(pair, data.Pair) and pair.prompt in known for pair in pairs)
+    for pair in pairs:
+        assert pair.chosen and pair.rejected and pair.chosen != pair.rejected and pair.rater == "brief"
+        assert rater.utility(pair.prompt, pair.chosen) > rater.utility(pair.prompt, pair.rejected)
+
+
+def test_a_policy_with_one_answer_gives_no_pairs(policy, monkeypatch):
+    monkeypatch.setattr(rollout, "answer", lambda model, tokenizer, prompts, *_: ["Paris."] * len(prompts))
+    with pytest.raises(LabError, match="says the same thing every time"):
+        rollout.preference_pairs(*policy, config.Reward(), 5)

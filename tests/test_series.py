@@ -1,0 +1,55 @@
+"""The whole road once, small: raw text → base → SFT → reward model → PPO → DPO → report."""
+
+import json
+
+import pytest
+
+from labkit import config, models, runs, series
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_RUNS", str(tmp_path_factory.mktemp("series")))
+        patch.setattr(series, "PROMPTS", 16)
+        patch.setattr(series, "PAIRS", 8)
+        profile = config.tiny().adapt(max_response_tokens=12)
+        profile.pretrain = config.change(profile.pretrain, hidden_size=32, intermediate_size=64, layers=1, heads=2, batch_size=8, warmup=2)
+        profile.sft = config.change(profile.sft, examples=60)
+        profile.reward = config.change(profile.reward, examples=16, batch_size=8)
+        profile.ppo = config.change(profile.ppo, updates=2, batch_size=8, minibatch_size=4, epochs=1)
+        profile.dpo = config.change(profile.dpo, examples=16, batch_size=8)
+        yield series.run(profile, seeds=2, steps=10), runs.root()
+
+
+def test_every_stage_of_every_seed_leaves_a_whole_run(report):
+    found, root = report
+    names = [name for row in found["seeds"] for name in row["runs"]]
+    assert len(names) == 8 and all((root / name / "run.json").exists() for name in (*names, found["base"]))
+    assert not list(root.glob(".partial-*"))
+
+
+def test_the_report_holds_what_is_claimed_with_its_spread(report):
+    found, root = report
+    claimed = {"sft_right", "sft_right_unseen", "reward_rater", "reward_gold", "ppo_rise_in_sd", "ppo_kl", "ppo_first_ratio_error", "dpo_wins"}
+    assert claimed <= found["mean"].keys() == found["spread"].keys()
+    assert set(found["habits"]) == {"base_asks", "base_right"}
+    assert json.loads((root / "report.json").read_text("utf8")) == json.loads(json.dumps(found))
+
+
+def test_dpo_learns_from_the_pairs_that_the_reward_model_saw(report):
+    found, root = report
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_RUNS", str(root))
+        _, reward, _, dpo = (runs.load(name) for name in found["seeds"][0]["runs"])
+        assert len((reward.path / "pairs.jsonl").read_text("utf8").splitlines()) == 16
+        assert dpo.evaluation["pairs"] + dpo.evaluation["held_out"] + dpo.evaluation["dropped"] == 16
+
+
+def test_ppo_starts_each_update_at_ratio_one_and_keeps_one_base(report):
+    found, root = report
+    assert all(row["ppo_first_ratio_error"] < 1e-4 for row in found["seeds"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_RUNS", str(root))
+        model, _ = models.load_policy(found["seeds"][0]["runs"][2])
+        assert models.describe(model)["layers_4bit"] == 7

@@ -1,0 +1,230 @@
+"""The stages on TRL's trainers, each learning something small from files of the learner's own."""
+
+import math
+
+import pytest
+import torch
+
+from labkit import LabError, chat, config, data, dpo, models, reward, runs, sft, trainers
+
+CITIES = {"France": "Paris", "Japan": "Tokyo", "Italy": "Rome", "Gold": "metal"}
+SMALL = dict(base="tiny-base", lora_r=8, lora_alpha=16, max_prompt_tokens=60, max_response_tokens=30)
+
+
+@pytest.fixture(scope="session")
+def demos(tmp_path_factory):
+    records = [
+        data.Demo(f"What is the capital of {country}? {i}", city)
+        for i in range(30)
+        for country, city in CITIES.items()
+    ]
+    return str(data.save_jsonl(records, tmp_path_factory.mktemp("data") / "demos.jsonl"))
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """The rater likes the short answer. Two pairs are the same once they are cut to max_response_tokens."""
+    records = [
+        data.Pair(f"Is it {country} or {i}?", city, f"I think it may be {city}.")
+        for i in range(30)
+        for country, city in CITIES.items()
+    ]
+    long = "very " * 80
+    records += [data.Pair(f"How long {i}?", long + "yes", long + "no") for i in range(2)]
+    return str(data.save_jsonl(records, tmp_path_factory.mktemp("data") / "pairs.jsonl"))
+
+
+@pytest.fixture(scope="session")
+def sft_run(tiny_base, demos):
+    cfg = config.Sft(**SMALL, data=demos, epochs=4, batch_size=16, learning_rate=1e-2)
+    with runs.start("sft", cfg, "sft-cities") as run:
+        sft.train(cfg, run)
+    return run
+
+
+def test_sft_loss_is_on_the_answer_alone(tokenizer):
+    (row,) = sft.rows(tokenizer, [data.Demo("Gold?", "metal")], config.Sft())
+    ids, response_mask = chat.encode(tokenizer, "Gold?", "metal")
+    assert row["input_ids"] == ids and row["length"] == len(ids)
+    assert [
+        label for label, response in zip(row["labels"], response_mask) if response
+    ] == chat.encode_response(tokenizer, "metal")
+    assert {label for label, response in zip(row["labels"], response_mask) if not response} == {-100}
+
+
+def test_sft_learns_and_leaves_a_whole_run(sft_run, capsys):
+    losses = [line["loss"] for line in sft_run.metrics() if "loss" in line]
+    assert losses[-1] < 0.5 * losses[0] and sft_run.evaluation["loss"] < 0.5 * losses[0]
+    assert sft_run.evaluation["demonstrations"] + 2 <= 120
+    assert {p.name for p in sft_run.path.iterdir()} == {"run.json", "metrics.jsonl", "adapter"}
+    assert runs.load("sft-cities").info["base"]["name"] == "tiny-base"
+    line = sft_run.metrics()[0]
+    assert line["step"] == 1 and line["steps"] == sft_run.metrics()[-1]["step"]
+    assert capsys.readouterr().out == ""
+
+
+def test_reward_learns_what_the_rater_likes(sft_run, pairs):
+    cfg = config.Reward(
+        **{**SMALL, "base": ""}, policy="sft-cities", data=pairs, epochs=2, batch_size=16, learning_rate=5e-3
+    )
+    with runs.start("reward", cfg, "reward-short") as run:
+        reward.train(cfg, run)
+    found = run.evaluation
+    assert found["accuracy"] > 0.9 and found["dropped"] == 2 and found["pairs"] + found["held_out"] == 120
+    model, tokenizer = models.load_base("tiny-base")
+    model = models.load_adapter(model, runs.load("reward-short"), "reward")
+    rows = trainers.split_pairs(tokenizer, data.load_pairs(pairs), cfg, cfg.validation_fraction)[0]
+    scores = torch.cat(reward.score(model, models.load_head(run), tokenizer, rows))
+    assert scores.mean().abs() < 1e-3 and scores.std(correction=0).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_dpo_starts_at_the_sft_policy_and_moves(sft_run, pairs):
+    cfg = config.Dpo(
+        **{**SMALL, "base": ""}, policy="sft-cities", data=pairs, epochs=2, batch_size=16, learning_rate=2e-3
+    )
+    with runs.start("dpo", cfg, "dpo-short") as run:
+        dpo.train(cfg, run)
+    first, found = run.metrics()[0], run.evaluation
+    # Policy = reference at the first step, not rounded away from it and not the bare base: every implicit
+    # reward is 0 and the loss ln 2.
+    assert first["rewards/chosen"] == first["rewards/rejected"] == 0
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert found["accuracy"] > 0.9 and found["dropped"] == 2 and found["margin"] > 0
+
+    # The implicit reward is measured against the SFT adapter: recompute one by hand.
+    model, tokenizer = models.load_base("tiny-base")
+    model = models.load_adapter(model, sft_run, "reference")
+    model = models.load_adapter(model, runs.load("dpo-short"), "policy")
+    row = trainers.split_pairs(tokenizer, data.load_pairs(pairs), cfg, dpo.HELD_OUT)[1][0]
+
+    def log_probability(side):
+        ids = torch.tensor([row["prompt_ids"] + row[side]])
+        with torch.no_grad():
+            every = (
+                model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+            )
+        return every[len(row["prompt_ids"]) - 1 :].sum().item()
+
+    policy = log_probability("chosen_ids") - log_probability("rejected_ids")
+    with models.reference(model):
+        reference = log_probability("chosen_ids") - log_probability("rejected_ids")
+    assert policy > reference
+    assert sum("ref" in p.name for p in (run.path / "adapter").iterdir()) == 0
+
+
+def test_reference_of_dpo_is_the_sft_adapter(sft_run, pairs, monkeypatch):
+    """During training TRL's "ref" adapter holds the SFT weights and stays frozen, while "default" moves."""
+    seen = {}
+
+    def keep(model, run, name, head=None):
+        seen.update({n: p.detach().clone() for n, p in model.named_parameters() if ".lora_" in n})
+        models_save(model, run, name, head)
+
+    models_save = models.save_adapter
+    monkeypatch.setattr(models, "save_adapter", keep)
+    cfg = config.Dpo(**SMALL, policy="sft-cities", data=pairs, examples=40, batch_size=8, learning_rate=2e-3)
+    with runs.start("dpo", cfg) as run:
+        dpo.train(cfg, run)
+    start = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "ref")
+    references = {n: p for n, p in start.named_parameters() if ".ref." in n}
+    assert references and all(torch.equal(seen[n], p) for n, p in references.items())
+    assert any(not torch.equal(seen[n.replace(".ref.", ".default.")], p) for n, p in references.items())
+
+
+def test_atlas_pairs_come_from_the_sft_policy(sft_run, monkeypatch):
+    """data="atlas": the stage asks labkit.rollout for pairs, with the SFT policy active."""
+    import sys
+    import types
+
+    import labkit
+
+    asked = {}
+
+    def preference_pairs(model, tokenizer, cfg, n):
+        ids = torch.tensor([chat.encode_prompt(tokenizer, "What is the capital of France? 3")])
+        with torch.no_grad():
+            asked.update(n=n, ids=ids, logits=model(input_ids=ids).logits)
+        return [data.Pair(f"{i}?", "yes", "I think yes") for i in range(n)]
+
+    fake = types.ModuleType("labkit.rollout")
+    fake.preference_pairs = preference_pairs
+    monkeypatch.setitem(sys.modules, "labkit.rollout", fake)
+    monkeypatch.setattr(labkit, "rollout", fake, raising=False)
+    cfg = config.Reward(**SMALL, policy="sft-cities", examples=20, batch_size=8)
+    with runs.start("reward", cfg) as run:
+        reward.train(cfg, run)
+    policy = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "policy")
+    with torch.no_grad():
+        assert asked["n"] == 20 and torch.equal(asked["logits"], policy(input_ids=asked["ids"]).logits)
+    assert run.evaluation["pairs"] + run.evaluation["held_out"] == 20
+
+
+def test_split_keeps_prompts_apart(tokenizer, pairs):
+    cfg = config.Reward(**SMALL)
+    training, held_out, dropped = trainers.split_pairs(tokenizer, data.load_pairs(pairs), cfg, 0.2)
+    assert dropped == 2 and not {tuple(r["prompt_ids"]) for r in training} & {
+        tuple(r["prompt_ids"]) for r in held_out
+    }
+
+
+def test_pairs_with_a_long_prompt_are_left_out_and_counted(tokenizer, capsys):
+    cfg = config.Reward(**SMALL)
+    pairs = [data.Pair(str(i), "yes", "no") for i in range(8)] + [data.Pair("Gold " * 90, "yes", "no")]
+    training, held_out, dropped = trainers.split_pairs(tokenizer, pairs, cfg, 0.25)
+    assert (len(training) + len(held_out), dropped) == (8, 1)
+    assert "1 of 9 pairs have a prompt of more than max_prompt_tokens=60" in capsys.readouterr().err
+    with pytest.raises(LabError, match="1 of 1 pairs.*Raise max_prompt_tokens"):
+        trainers.split_pairs(tokenizer, pairs[8:], cfg, 0.25)
+
+
+def test_nothing_to_learn(tokenizer):
+    long = "very " * 80
+    with pytest.raises(LabError, match="None of the 3 pairs.*raise max_response_tokens"):
+        trainers.split_pairs(
+            tokenizer,
+            [data.Pair(str(i), long + "a", long + "b") for i in range(3)],
+            config.Reward(**SMALL),
+            0.2,
+        )
+
+
+def test_prompt_too_long(sft_run, tmp_path):
+    file = data.save_jsonl(
+        [data.Demo("Gold " * 100, "metal"), data.Demo("Gold?", "metal")], tmp_path / "demos.jsonl"
+    )
+    cfg = config.Sft(**SMALL, data=str(file))
+    with (
+        pytest.raises(LabError, match='"Gold Gold.*max_prompt_tokens is 60'),
+        runs.start("sft", cfg, "too-long") as run,
+    ):
+        sft.train(cfg, run)
+    with pytest.raises(LabError, match="no run 'too-long'.*unfinished"):
+        runs.load("too-long")
+
+
+def test_interrupted_stage_is_no_run(tiny_base, demos, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainers, "train", stop)
+    cfg = config.Sft(**SMALL, data=demos)
+    with pytest.raises(LabError, match="Stopped"), runs.start("sft", cfg, "stopped") as run:
+        sft.train(cfg, run)
+    assert not (runs.root() / "stopped").exists()
+
+
+def test_stages_do_not_import_one_another():
+    import ast
+    from pathlib import Path
+
+    stages = set(config.STAGES)
+    for stage in stages:
+        file = Path(sft.__file__).parent / f"{stage}.py"
+        if file.exists():
+            names = {
+                alias.name.split(".")[-1]
+                for node in ast.walk(ast.parse(file.read_text("utf8")))
+                if isinstance(node, (ast.Import, ast.ImportFrom))
+                for alias in node.names
+            }
+            assert not names & (stages - {stage}), stage
