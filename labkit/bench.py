@@ -17,10 +17,15 @@ from labkit import LabError, runs
 
 STEPS = 120  # of the peer; the whole comparison then takes some three minutes on two cores
 RATES = (1e-3, 3e-3, 1e-2)  # learning rates that plain AdamW is given; its best one counts
-SHARES = (0.5, 0.75, 1.0)  # of the peer's steps: how long ours may take; the first that reaches the peer's loss counts
+SHARES = (
+    0.5,
+    0.75,
+    1.0,
+)  # of the peer's steps: how long ours may take; the first that reaches the peer's loss counts
 
 
 # --- notebooks ---------------------------------------------------------------------------------------------------------------------
+
 
 def series(notebooks=(), profile: str = "tiny") -> dict:
     """Execute notebooks one after the other in one empty runs folder, so that a later one finds what an earlier one trained.
@@ -33,17 +38,28 @@ def series(notebooks=(), profile: str = "tiny") -> dict:
     files = [Path(file) for file in notebooks] or sorted(folder.glob("*.ipynb"))
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
-        raise LabError(f"There is no notebook {missing[0]!r}." if missing else
-                       f"There are no notebooks in {folder}. Run this in a checkout of the project, or name notebooks.")
+        raise LabError(
+            f"There is no notebook {missing[0]!r}."
+            if missing
+            else f"There are no notebooks in {folder}. Run this in a checkout of the project, or name notebooks."
+        )
     found = {}
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as scratch:
         environment = {**os.environ, "LABKIT_RUNS": str(Path(scratch, "runs")), "LABKIT_PROFILE": profile}
         for file in files:
             found[file.stem] = execute(file, scratch, environment)
-            print(f"{file.stem} · {found[file.stem]['seconds']:.1f} s · {found[file.stem]['peak_rss_bytes'] / 1e6:.0f} MB", file=sys.stderr)
-    return {"notebooks": found, "total_seconds": round(sum(one["seconds"] for one in found.values()), 2), "profile": profile,
-            "device": runs.device().type, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "versions": runs.versions()}
+            print(
+                f"{file.stem} · {found[file.stem]['seconds']:.1f} s · {found[file.stem]['peak_rss_bytes'] / 1e6:.0f} MB",
+                file=sys.stderr,
+            )
+    return {
+        "notebooks": found,
+        "total_seconds": round(sum(one["seconds"] for one in found.values()), 2),
+        "profile": profile,
+        "device": runs.device().type,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "versions": runs.versions(),
+    }
 
 
 def execute(notebook: Path, scratch: str, environment: dict) -> dict:
@@ -52,9 +68,26 @@ def execute(notebook: Path, scratch: str, environment: dict) -> dict:
 
     log, peak, started = Path(scratch, "log.txt"), 0, time.perf_counter()
     with log.open("w") as stderr:
-        process = psutil.Popen([sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--output-dir", scratch,
-                                "--ExecutePreprocessor.kernel_name=python3", "--ExecutePreprocessor.timeout=900", str(notebook.resolve())],
-                               env=environment, stdout=stderr, stderr=stderr, stdin=subprocess.DEVNULL)
+        process = psutil.Popen(
+            [
+                sys.executable,
+                "-m",
+                "jupyter",
+                "nbconvert",
+                "--to",
+                "notebook",
+                "--execute",
+                "--output-dir",
+                scratch,
+                "--ExecutePreprocessor.kernel_name=python3",
+                "--ExecutePreprocessor.timeout=900",
+                str(notebook.resolve()),
+            ],
+            env=environment,
+            stdout=stderr,
+            stderr=stderr,
+            stdin=subprocess.DEVNULL,
+        )
     try:
         while process.poll() is None:
             peak = max(peak, resident(process))
@@ -62,9 +95,13 @@ def execute(notebook: Path, scratch: str, environment: dict) -> dict:
     finally:
         stop(process)
     if process.returncode:
-        plain = re.sub("\x1b\\[[0-9;]*m", "", log.read_text("utf8", "replace"))  # IPython colours what it says
+        plain = re.sub(
+            "\x1b\\[[0-9;]*m", "", log.read_text("utf8", "replace")
+        )  # IPython colours what it says
         said = [line.strip() for line in plain.split("\n") if line.strip()]
-        raise LabError(f"{notebook} failed: {said[-1] if said else 'no message'}. Open it and run it cell by cell.")
+        raise LabError(
+            f"{notebook} failed: {said[-1] if said else 'no message'}. Open it and run it cell by cell."
+        )
     return {"seconds": round(time.perf_counter() - started, 2), "peak_rss_bytes": peak}
 
 
@@ -105,6 +142,7 @@ def stop(process):
 
 # --- pre-training ------------------------------------------------------------------------------------------------------------------
 
+
 def pretrain(cfg, rates=RATES) -> dict:
     """Our pre-training against the machine's matrix-product rate and against a peer, on the text cfg.corpus (config.Pretrain).
 
@@ -121,7 +159,7 @@ def pretrain(cfg, rates=RATES) -> dict:
     from labkit import models
     from labkit import pretrain as stage
 
-    tokenizer, rows, validation = text(cfg)
+    tokenizer, rows, validation, _ = stage.prepare(cfg)
     device, before = runs.device(), matmul_rate()
 
     def new_model():
@@ -131,20 +169,37 @@ def pretrain(cfg, rates=RATES) -> dict:
     peers = {}
     for rate in rates:
         model = new_model()
-        peers[rate] = race(model, plain_loss, [torch.optim.AdamW(model.parameters(), lr=rate)], rows, validation, cfg, cfg.steps)
-        print(f"AdamW at {rate:g}: validation loss {peers[rate][-1]['loss']:.3f} after {peers[rate][-1]['seconds']:.1f} s", file=sys.stderr)
+        peers[rate] = race(
+            model,
+            plain_loss,
+            [torch.optim.AdamW(model.parameters(), lr=rate)],
+            rows,
+            validation,
+            cfg,
+            cfg.steps,
+        )
+        print(
+            f"AdamW at {rate:g}: validation loss {peers[rate][-1]['loss']:.3f} after {peers[rate][-1]['seconds']:.1f} s",
+            file=sys.stderr,
+        )
     best = min(rates, key=lambda rate: peers[rate][-1]["loss"])
     target = peers[best][-1]["loss"]
 
     for steps in dict.fromkeys(max(1, round(share * cfg.steps)) for share in SHARES):
         model = new_model()
         ours = race(model, stage.next_token_loss, stage.optimisers(model, cfg), rows, validation, cfg, steps)
-        print(f"ours in {steps} steps: validation loss {ours[-1]['loss']:.3f} after {ours[-1]['seconds']:.1f} s", file=sys.stderr)
+        print(
+            f"ours in {steps} steps: validation loss {ours[-1]['loss']:.3f} after {ours[-1]['seconds']:.1f} s",
+            file=sys.stderr,
+        )
         if ours[-1]["loss"] <= target:
             break
     after = matmul_rate()
     if max(before, after) > 1.5 * min(before, after):
-        print("The matrix rate changed by more than half meanwhile: something else was at work here. Measure again when it is done.", file=sys.stderr)
+        print(
+            "The matrix rate changed by more than half meanwhile: something else was at work here. Measure again when it is done.",
+            file=sys.stderr,
+        )
     parameters = sum(p.numel() for p in model.parameters())
     speed = ours[-1]["tokens"] / ours[-1]["seconds"]
     mine, theirs = reached(ours, target), peers[best][-1]
@@ -160,21 +215,6 @@ def pretrain(cfg, rates=RATES) -> dict:
                  "final_loss_by_learning_rate": {f"{rate:g}": curve[-1]["loss"] for rate, curve in peers.items()}},
         "parameters": parameters, "matmul_flop_per_second": [before, after], "device": device.type, "threads": torch.get_num_threads(),
         "versions": runs.versions()}  # fmt: skip
-
-
-def text(cfg):
-    """(tokenizer, rows (N, T+1), validation rows) of cfg.corpus, held out and packed as the stage does it."""
-    from labkit import chat, data
-    from labkit.pretrain import pack
-
-    documents = data.load_text(cfg.corpus)
-    random.Random(cfg.seed).shuffle(documents)
-    held_out = max(1, round(len(documents) * cfg.validation_fraction))
-    tokenizer = chat.train_tokenizer(documents[held_out:], cfg.vocab_size)
-    rows, validation = (pack(tokenizer, part, cfg.sequence_length + 1) for part in (documents[held_out:], documents[:held_out]))
-    if len(rows) < cfg.batch_size or not len(validation):
-        raise LabError(f"The corpus {cfg.corpus!r} is too small for a batch of {cfg.batch_size} rows and one held out. Give more text.")
-    return tokenizer, rows.to(runs.device()), validation[: 4 * cfg.batch_size].to(runs.device())
 
 
 def plain_loss(model, rows):
@@ -206,7 +246,13 @@ def race(model, loss_of, optimisers, rows, validation, cfg, steps: int) -> list[
         seconds += clock() - started
         if (step + 1) % max(1, steps // 10) == 0 or step == steps - 1:
             tokens = (step + 1) * cfg.batch_size * cfg.sequence_length
-            curve.append({"seconds": seconds, "tokens": tokens, "loss": validation_loss(model, validation, cfg.batch_size)})
+            curve.append(
+                {
+                    "seconds": seconds,
+                    "tokens": tokens,
+                    "loss": validation_loss(model, validation, cfg.batch_size),
+                }
+            )
     return curve
 
 
@@ -215,7 +261,11 @@ def reached(curve: list[dict], target: float) -> dict | None:
     for i, point in enumerate(curve):
         if point["loss"] <= target:
             last = curve[i - 1] if i else point
-            share = (last["loss"] - target) / (last["loss"] - point["loss"]) if last["loss"] > point["loss"] else 1.0
+            share = (
+                (last["loss"] - target) / (last["loss"] - point["loss"])
+                if last["loss"] > point["loss"]
+                else 1.0
+            )
             return {key: last[key] + share * (point[key] - last[key]) for key in ("seconds", "tokens")}
     return None
 

@@ -36,7 +36,9 @@ def train_tokenizer(texts, vocab_size: int):
     tokenizer = Tokenizer(models.BPE())
     # A Chinese character is never merged with its neighbour: 人工智 must be able to go on with 慧.
     alone = pre_tokenizers.Split(Regex(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([alone, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [alone, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         texts,

@@ -85,7 +85,8 @@ def check_next_token_loss(function):
                 range(4), ids
             ].mean(),
             "the sign is turned: a loss is the mean of *minus* log p.": -right,
-            "this is the sum over the tokens; take the mean, so that long texts do not count more.": right * 3,
+            "this is the sum over the tokens; take the mean, so that long texts do not count more.": right
+            * 3,
             "this is the mean of −p; take the log of p first.": -logp[[0, 1, 2], [2, 1, 1]].exp().mean(),
             "the logits are no log-probabilities yet: log_softmax them over the vocabulary.": -logits[
                 [0, 1, 2], [2, 1, 1]
@@ -94,7 +95,9 @@ def check_next_token_loss(function):
                 0
             )[[0, 1, 2], [2, 1, 1]].mean(),
         }
-        _named(answer, wrongs, f"on four tokens it gives {float(answer):.4f}, but {float(right):.4f} is right.")
+        _named(
+            answer, wrongs, f"on four tokens it gives {float(answer):.4f}, but {float(right):.4f} is right."
+        )
 
 
 @_checker("this is the only operation a BPE tokenizer is made of.")
@@ -129,7 +132,11 @@ def check_response_mask(function):
     cases = (
         ([U, 7, 8, A, 9, E], [0, 0, 0, 0, 1, 1], "the answer is what follows AI:"),
         ([U, 7, A, 9, 9, E, P, P], [0, 0, 0, 1, 1, 1, 0, 0], "what stands after [END] is padding: 0"),
-        ([U, 7, 8, A, 9, 9], [0, 0, 0, 0, 1, 1], "an answer that was cut off has no [END]; its tokens still count"),
+        (
+            [U, 7, 8, A, 9, 9],
+            [0, 0, 0, 0, 1, 1],
+            "an answer that was cut off has no [END]; its tokens still count",
+        ),
         ([U, E, 7, A, 9, E], [0, 0, 0, 0, 1, 1], "an [END] inside the question ends nothing"),
     )
     for ids, right, hint in cases:
@@ -149,7 +156,9 @@ def check_response_mask(function):
             hint = "AI: itself belongs to the question: the learner's program writes it, not the model"
         elif marks and not marks[-1]:
             hint = "[END] belongs to the answer: a model that never learns it never stops"
-        raise _NotYet(f"for {ids} (AI: is {A}, [END] is {E}) the mask should be {right}, not {answer}; {hint}.")
+        raise _NotYet(
+            f"for {ids} (AI: is {A}, [END] is {E}) the mask should be {right}, not {answer}; {hint}."
+        )
 
 
 @_checker("a large matrix that stays, a small one that learns.")
@@ -166,7 +175,8 @@ def check_lora(function):
     if not _close(answer, base + 4 * update):
         wrongs = {
             "the update is not scaled: multiply it by alpha / r, here 8 / 2.": base + update,
-            "the update is multiplied by alpha alone; divide it by r, the number of rows of A.": base + 8 * update,
+            "the update is multiplied by alpha alone; divide it by r, the number of rows of A.": base
+            + 8 * update,
             "the update is multiplied by r / alpha; it is alpha / r.": base + update / 4,
             "the adapter changes nothing: the update x Aᵀ Bᵀ is missing.": base,
             "this is the update alone; add it to x Wᵀ.": 4 * update,
@@ -239,7 +249,9 @@ def check_best_of_n(function):
     """function(answers, score) → the answer to which the function `score` gives the most."""
     answers = ["Is it Yushan?", "玉山。", "Who can tell me?"]
     if _call(function, list(answers), lambda answer: -len(answer)) != "玉山。":
-        raise _NotYet("give back the answer itself (not its score, not its place): the one with the highest score.")
+        raise _NotYet(
+            "give back the answer itself (not its score, not its place): the one with the highest score."
+        )
     if _call(function, list(answers), len) != "Who can tell me?":
         raise _NotYet("ask `score`, the judge that was handed to you; another judge, another answer.")
     if _call(function, ["玉山。"], len) != "玉山。":
@@ -266,7 +278,9 @@ def check_best_of_n_kl(function):
 # 07 PPO ----------------------------------------------------------------------------------------------
 
 
-@_checker("a step that went too far in the good direction earns nothing more; a step in the bad one is always paid for.")
+@_checker(
+    "a step that went too far in the good direction earns nothing more; a step in the bad one is always paid for."
+)
 def check_clipped_objective(function):
     """function(ratio, advantage, epsilon) → min(ratio · advantage, clip(ratio, 1 − ε, 1 + ε) · advantage), floats."""
 
@@ -298,11 +312,17 @@ def check_k3(function):
             "this is k2 = r² / 2, which is biased.": r**2 / 2,
             "e^r − r is 1 where the two policies agree; a KL is 0 there.": torch.exp(r) - r,
         }
-        _named(answer, wrongs, f"for r = {r.tolist()} it gives {torch.as_tensor(answer).tolist()}, but {[round(x, 4) for x in right.tolist()]} is right.")
+        _named(
+            answer,
+            wrongs,
+            f"for r = {r.tolist()} it gives {torch.as_tensor(answer).tolist()}, but {[round(x, 4) for x in right.tolist()]} is right.",
+        )
     near = torch.full((1000,), -1.0)
     answer = torch.as_tensor(_call(function, near, near + 1e-4))
     if not _close(answer * 1e9, torch.full((1000,), 5.0), 0.02):
-        raise _NotYet("right where the policies differ, but near 0 e^r − 1 − r is rounding noise in float32: use torch.expm1(r) − r.")
+        raise _NotYet(
+            "right where the policies differ, but near 0 e^r − 1 − r is rounding noise in float32: use torch.expm1(r) − r."
+        )
 
 
 @_checker("the blame and the praise are spread over the tokens.")
@@ -320,12 +340,34 @@ def check_gae(function):
 
     cases = (
         ([1.0], [0.25], 1.0, 0.95, "One token: the advantage is the reward minus what was expected."),
-        ([0.0, 0.0, 1.0], [0.0, 0.0, 0.0], 1.0, 1.0, "With V = 0 and λ = 1 every token gets the reward still to come."),
-        ([0.0, 0.0, 1.0], [0.5, 0.5, 0.5], 1.0, 0.0, "With λ = 0 only the next step counts: δ_t = R_t + γ V_{t+1} − V_t. After the last token V is 0."),
-        ([0.5, -1.0, 2.0], [0.1, 0.4, -0.3], 0.9, 0.8, "γ discounts V_{t+1}; γ λ together discount A_{t+1}. Go from the last token to the first."),
+        (
+            [0.0, 0.0, 1.0],
+            [0.0, 0.0, 0.0],
+            1.0,
+            1.0,
+            "With V = 0 and λ = 1 every token gets the reward still to come.",
+        ),
+        (
+            [0.0, 0.0, 1.0],
+            [0.5, 0.5, 0.5],
+            1.0,
+            0.0,
+            "With λ = 0 only the next step counts: δ_t = R_t + γ V_{t+1} − V_t. After the last token V is 0.",
+        ),
+        (
+            [0.5, -1.0, 2.0],
+            [0.1, 0.4, -0.3],
+            0.9,
+            0.8,
+            "γ discounts V_{t+1}; γ λ together discount A_{t+1}. Go from the last token to the first.",
+        ),
     )
     for rewards, values, gamma, lam, hint in cases:
-        _try(function, [((list(rewards), list(values), gamma, lam), right(rewards, values, gamma, lam), hint)], 1e-6)
+        _try(
+            function,
+            [((list(rewards), list(values), gamma, lam), right(rewards, values, gamma, lam), hint)],
+            1e-6,
+        )
 
 
 # 09 DPO ----------------------------------------------------------------------------------------------
@@ -341,9 +383,15 @@ def check_optimal_policy(function):
 
     cases = (
         (([0.5, 0.3, 0.2], [1.0, 1.0, 1.0], 0.1), "Equal rewards give no reason to leave the reference."),
-        (([0.5, 0.5], [1.0, 0.0], 1.0), "Weight every answer with exp(reward / β), then divide by the sum of the weights."),
+        (
+            ([0.5, 0.5], [1.0, 0.0], 1.0),
+            "Weight every answer with exp(reward / β), then divide by the sum of the weights.",
+        ),
         (([0.9, 0.1], [0.0, 1.0], 0.5), "The weight of an answer is reference · exp(reward / β)."),
-        (([0.2, 0.8], [1000.0, 999.0], 1.0), "exp(1000) overflows. A constant off all rewards changes nothing: take off their maximum."),
+        (
+            ([0.2, 0.8], [1000.0, 999.0], 1.0),
+            "exp(1000) overflows. A constant off all rewards changes nothing: take off their maximum.",
+        ),
     )
     for arguments, hint in cases:
         try:
@@ -425,7 +473,9 @@ def check_answer(prompt, answer):
         "it is long": verdict.brevity < 0,
         "it hedges, apologises or disclaims": verdict.tone < 0,
     }
-    raise _NotYet(f"the judge gives {_marks(verdict)}: {'; '.join(cause for cause, holds in causes.items() if holds)}.")
+    raise _NotYet(
+        f"the judge gives {_marks(verdict)}: {'; '.join(cause for cause, holds in causes.items() if holds)}."
+    )
 
 
 def _marks(verdict) -> str:
@@ -453,8 +503,10 @@ def check_win_rate(function):
         wins = sum(a > b for a, b in zip(ours, theirs))
         ties = sum(a == b for a, b in zip(ours, theirs))
         wrongs = {
-            "a tie counts nothing here, so that a model loses against itself; give it half a point.": wins / len(ours),
-            "a tie counts as a win here, so that a model beats itself; give it half a point.": (wins + ties) / len(ours),
+            "a tie counts nothing here, so that a model loses against itself; give it half a point.": wins
+            / len(ours),
+            "a tie counts as a win here, so that a model beats itself; give it half a point.": (wins + ties)
+            / len(ours),
             "this is the rate of the others: ours comes first.": 1 - right,
             "this is the number of points; divide it by the number of prompts.": wins + ties / 2,
         }
@@ -478,7 +530,9 @@ def check_response_kl(function):
     if not _close(answer, right):
         wrongs = {
             "the direction is turned: the policy that spoke comes first, log π − log π_ref.": -right,
-            "this is per token; sum over each response's tokens, then take the mean over the responses.": torch.tensor(3.5 / 3),
+            "this is per token; sum over each response's tokens, then take the mean over the responses.": torch.tensor(
+                3.5 / 3
+            ),
             "each response has its mean here; sum over its tokens, or a long response's KL counts as little as a short one's.": torch.tensor(
                 1.125
             ),
@@ -489,7 +543,9 @@ def check_response_kl(function):
             .sum(1)
             .mean(),
         }
-        _named(answer, wrongs, f"on two responses it gives {float(answer):.4f}, but {float(right):.4f} is right.")
+        _named(
+            answer, wrongs, f"on two responses it gives {float(answer):.4f}, but {float(right):.4f} is right."
+        )
     holes = logprobs.masked_fill(mask == 0, float("-inf"))
     if not _close(_call(function, holes, ref.clone(), mask.clone()), right):
         raise _NotYet(
@@ -515,7 +571,9 @@ def check_wilson(function):
             continue
         plain = z * math.sqrt(p * (1 - p) / n)
         if _close(low, p - plain, 1e-3) and _close(high, p + plain, 1e-3):
-            raise _NotYet("this is p ± 1.96 √(p(1−p)/n): for 10 wins in 10 it has no width at all. Use Wilson's formula.")
+            raise _NotYet(
+                "this is p ± 1.96 √(p(1−p)/n): for 10 wins in 10 it has no width at all. Use Wilson's formula."
+            )
         if _close(low, centre + half, 1e-3) and _close(high, centre - half, 1e-3):
             raise _NotYet("the two ends are swapped: (low, high).")
         raise _NotYet(

@@ -44,7 +44,10 @@ def main(argv=None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        return fail(f"{error.filename} can't be used ({error.strerror}). Choose another place, or set LABKIT_RUNS to a folder of yours.", 1)
+        return fail(
+            f"{error.filename} can't be used ({error.strerror}). Choose another place, or set LABKIT_RUNS to a folder of yours.",
+            1,
+        )
 
 
 def fail(message: str, code: int) -> int:
@@ -63,7 +66,8 @@ def finite(value):
 
 
 def lines(report: dict) -> str:
-    """"key: value" a line; a dict inside is written in one line."""
+    """ "key: value" a line; a dict inside is written in one line."""
+
     def shown(value):
         if isinstance(value, dict):
             return ", ".join(f"{key} {shown(v)}" for key, v in value.items())
@@ -74,6 +78,7 @@ def lines(report: dict) -> str:
 
 # --- commands ----------------------------------------------------------------------------------------------------------------------
 
+
 def info(args):
     """What this machine would train: profile, device, the 4-bit base and its adapter."""
     profile = config.profile(args.profile)
@@ -82,7 +87,13 @@ def info(args):
     model, _ = models.load_base(profile.sft.base)
     name = model.base_info["name"]
     described = models.describe(models.add_lora(model, profile.sft))
-    report = {"profile": profile.name, "device": runs.device().type, "model": name, **described, "versions": runs.versions()}
+    report = {
+        "profile": profile.name,
+        "device": runs.device().type,
+        "model": name,
+        **described,
+        "versions": runs.versions(),
+    }
     return report, lines(report)
 
 
@@ -95,7 +106,12 @@ def train(args):
     with runs.start(args.stage, cfg, args.name) as run:
         run.listeners.append(charts.live(run))
         stage.train(cfg, run)
-    report = {"run": run.name, "folder": str(run.path), "seconds": run.info["seconds"], "evaluation": run.evaluation}
+    report = {
+        "run": run.name,
+        "folder": str(run.path),
+        "seconds": run.info["seconds"],
+        "evaluation": run.evaluation,
+    }
     return report, f"{run.name} is trained ({run.info['seconds']:.0f} s): {run.path}\n{lines(run.evaluation)}"
 
 
@@ -106,14 +122,28 @@ def run_series(args):
         raise LabError(f"--seeds is {args.seeds}, but it must be 1 or more.")
     from labkit import series
 
-    report = series.run(profile, seeds=args.seeds)
+    report = series.run(profile, seeds=args.seeds, base=args.base)
+    if args.ship:
+        series.ship(report)
     names = [f"seed {one['seed']}" for one in report["seeds"]]
-    rows = [{"figure": key, **{name: one[key] for name, one in zip(names, report["seeds"])}, "mean": mean, "spread": report["spread"][key]}
-            for key, mean in report["mean"].items()]
+    rows = [
+        {
+            "figure": key,
+            **{name: one[key] for name, one in zip(names, report["seeds"])},
+            "mean": mean,
+            "spread": report["spread"][key],
+        }
+        for key, mean in report["mean"].items()
+    ]
     habits = "\n".join(f"{key}: {written(value, 3)}" for key, value in report.get("habits", {}).items())
-    seconds = "\n".join(f"{name}: " + ", ".join(f"{stage} {value:.0f} s" for stage, value in one["seconds"].items())
-                        for name, one in zip(names, report["seeds"]))
-    return report, f"{habits}\n\n{table(rows, digits=3)}\n\n{seconds}\nThe whole report: {runs.root() / 'report.json'}".lstrip()
+    seconds = "\n".join(
+        f"{name}: " + ", ".join(f"{stage} {value:.0f} s" for stage, value in one["seconds"].items())
+        for name, one in zip(names, report["seeds"])
+    )
+    return (
+        report,
+        f"{habits}\n\n{table(rows, digits=3)}\n\n{seconds}\nThe whole report: {runs.root() / 'report.json'}".lstrip(),
+    )
 
 
 def chat(args):
@@ -141,7 +171,10 @@ def chat(args):
             prompt = input("> " if sys.stdin.isatty() else "").strip()
             try:
                 if prompt:
-                    print(visible(reply(model, tokenizer, run, prompt, args.temperature), newline="\n"), flush=True)
+                    print(
+                        visible(reply(model, tokenizer, run, prompt, args.temperature), newline="\n"),
+                        flush=True,
+                    )
             except LabError as error:
                 fail(str(error), 1)
     return {}, ""
@@ -154,7 +187,9 @@ def speaker(name: str):
     if run is None:
         raise LabError("There is no run to talk to yet. Train one: python -m labkit train pretrain")
     if run.stage not in TALKS:
-        raise LabError(f"{run.name!r} is a {run.stage} run: it scores answers and writes none. Name a run of {', '.join(TALKS)}.")
+        raise LabError(
+            f"{run.name!r} is a {run.stage} run: it scores answers and writes none. Name a run of {', '.join(TALKS)}."
+        )
     return run
 
 
@@ -172,8 +207,10 @@ def reply(model, tokenizer, run, prompt: str, temperature: float | None) -> str:
     context = model.config.max_position_embeddings
     room = min(CONTINUATION if base else run.info["config"]["max_response_tokens"], context // 2)
     if asked + room > context:
-        raise LabError(f"The prompt has {asked} tokens, but this model reads {context} at a time and {room} of them are for its answer. "
-                       "Shorten the prompt.")
+        raise LabError(
+            f"The prompt has {asked} tokens, but this model reads {context} at a time and {room} of them are for its answer. "
+            "Shorten the prompt."
+        )
     text = rollout.answer(model, tokenizer, [prompt], room, temperature, framed=not base)[0]
     return prompt + text if base else text
 
@@ -185,7 +222,10 @@ def export(args):
 
     folder = models.export(run, args.folder)
     loader = "AutoModelForSequenceClassification" if run.stage == "reward" else "AutoModelForCausalLM"
-    return {"run": run.name, "folder": str(folder)}, f"{run.name} → {folder}\nLoad it with transformers: {loader}.from_pretrained({str(folder)!r})"
+    return {
+        "run": run.name,
+        "folder": str(folder),
+    }, f"{run.name} → {folder}\nLoad it with transformers: {loader}.from_pretrained({str(folder)!r})"
 
 
 def bench_series(args):
@@ -194,7 +234,10 @@ def bench_series(args):
     from labkit import bench
 
     report = bench.series(args.notebooks, profile)
-    rows = [{"notebook": name, "seconds": found["seconds"], "peak MB": found["peak_rss_bytes"] / 1e6} for name, found in report["notebooks"].items()]
+    rows = [
+        {"notebook": name, "seconds": found["seconds"], "peak MB": found["peak_rss_bytes"] / 1e6}
+        for name, found in report["notebooks"].items()
+    ]
     return report, f"{table(rows, digits=1)}\n\ntotal: {report['total_seconds']:.1f} s"
 
 
@@ -209,15 +252,30 @@ def bench_pretrain(args):
 
 # --- arguments ---------------------------------------------------------------------------------------------------------------------
 
+
 def parser() -> argparse.ArgumentParser:
     """The whole grammar; a stage's options are the fields of its dataclass."""
-    top = argparse.ArgumentParser(prog="python -m labkit", description="RLHF Labs: make a language model in three stages.", allow_abbrev=False)
+    top = argparse.ArgumentParser(
+        prog="python -m labkit",
+        description="RLHF Labs: make a language model in three stages.",
+        allow_abbrev=False,
+    )
     top.add_argument("--version", action="version", version=f"rlhf-labkit {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     add(commands, "info", info)
     one = add(commands, "run", run_series)
-    one.add_argument("--seeds", type=int, default=1, metavar="N", help="how often, each time with another seed [1]")
+    one.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="how often, each time with another seed [1]"
+    )
+    one.add_argument(
+        "--base", default="", metavar="RUN", help="a pretrain run (or Hub id) to start from [pre-train one]"
+    )
+    one.add_argument(
+        "--ship",
+        action="store_true",
+        help="for maintainers: make the result the checkpoints in data/checkpoints",
+    )
     stages = group(commands, "train", "train one stage: " + ", ".join(config.STAGES), "STAGE")
     for stage in config.STAGES:
         kind = getattr(config, stage.capitalize())
@@ -227,8 +285,15 @@ def parser() -> argparse.ArgumentParser:
         add_settings(one, kind)
     one = add(commands, "chat", chat)
     one.add_argument("prompt", nargs="*", metavar="PROMPT", help="one prompt; without it, a prompt loop")
-    one.add_argument("--run", default="", metavar="RUN", help="who answers [your newest run that can talk, else the shipped one]")
-    one.add_argument("--temperature", type=float, metavar="X", help="0: the likeliest answer [0; for a base model 0.8]")
+    one.add_argument(
+        "--run",
+        default="",
+        metavar="RUN",
+        help="who answers [your newest run that can talk, else the shipped one]",
+    )
+    one.add_argument(
+        "--temperature", type=float, metavar="X", help="0: the likeliest answer [0; for a base model 0.8]"
+    )
     one.add_argument("--seed", type=int, metavar="N", help="makes a sampled answer repeatable")
     one = add(commands, "export", export)
     one.add_argument("run", metavar="RUN")
@@ -242,7 +307,9 @@ def parser() -> argparse.ArgumentParser:
 
 def group(commands, name: str, text: str, metavar: str):
     """A command that has commands of its own."""
-    return commands.add_parser(name, help=text, description=text, allow_abbrev=False).add_subparsers(required=True, metavar=metavar)
+    return commands.add_parser(name, help=text, description=text, allow_abbrev=False).add_subparsers(
+        required=True, metavar=metavar
+    )
 
 
 def add(commands, name: str, function, text: str = "") -> argparse.ArgumentParser:
@@ -251,17 +318,27 @@ def add(commands, name: str, function, text: str = "") -> argparse.ArgumentParse
     one = commands.add_parser(name, help=text.partition("\n")[0], description=text, allow_abbrev=False)
     one.set_defaults(command=function)
     one.add_argument("--json", action="store_true", help="print one JSON object")
-    one.add_argument("--profile", metavar="NAME", help=f"{', '.join(config.PROFILES)} [LABKIT_PROFILE, else tiny]")
+    one.add_argument(
+        "--profile", metavar="NAME", help=f"{', '.join(config.PROFILES)} [LABKIT_PROFILE, else tiny]"
+    )
     return one
 
 
 def add_settings(one, kind):
     """An option for every field of a stage's dataclass: learning_rate → --learning-rate."""
-    texts, options = docstrings(), one.add_argument_group("settings (in brackets: the value in the profile tiny)")
+    texts, options = (
+        docstrings(),
+        one.add_argument_group("settings (in brackets: the value in the profile tiny)"),
+    )
     for f in fields(kind):
         text = next((texts[c.__name__, f.name] for c in kind.__mro__ if (c.__name__, f.name) in texts), "")
-        options.add_argument("--" + f.name.replace("_", "-"), type=f.type, default=argparse.SUPPRESS,
-                             metavar={int: "N", float: "X"}.get(f.type, "TEXT"), help=f"{text} [{f.default}]".strip().replace("%", "%%"))
+        options.add_argument(
+            "--" + f.name.replace("_", "-"),
+            type=f.type,
+            default=argparse.SUPPRESS,
+            metavar={int: "N", float: "X"}.get(f.type, "TEXT"),
+            help=f"{text} [{f.default}]".strip().replace("%", "%%"),
+        )
 
 
 def settings(args, cfg):
@@ -274,6 +351,10 @@ def docstrings() -> dict:
     found = {}
     for node in ast.parse(inspect.getsource(config)).body:
         for field, text in zip(getattr(node, "body", []), getattr(node, "body", [])[1:]):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
                 found[node.name, field.target.id] = text.value.value
     return found

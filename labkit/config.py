@@ -36,6 +36,8 @@ class Pretrain:
 
     corpus: str = "atlas"
     """What to read: "atlas" (the bundled text), a path to a text file, or a Hub data set id such as roneneldan/TinyStories."""
+    start_from: str = ""
+    """A pretrain run (or folder) whose weights and tokenizer to go on from, on the same text or another; "" starts with random weights."""
     vocab_size: int = 2048
     """Entries of the byte-level BPE tokenizer, trained on the corpus."""
     hidden_size: int = 128
@@ -50,9 +52,9 @@ class Pretrain:
     """Longest sequence the model is built for, in tokens."""
     sequence_length: int = 128
     """Tokens per training row."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Rows per step."""
-    steps: int = 400
+    steps: int = 500
     """Optimiser steps; one step reads batch_size · sequence_length tokens."""
     optimizer: str = "muon"
     """"muon" (orthogonalised momentum for the matrices, AdamW for the rest) or "adamw"."""
@@ -60,18 +62,32 @@ class Pretrain:
     """Peak rate of AdamW (embeddings and norms; everything when optimizer="adamw")."""
     muon_learning_rate: float = 0.02
     """Peak rate of Muon."""
-    warmup: int = 40
+    warmup: int = 60
     """Steps of linear warm-up; the rate then falls linearly to zero over the last 40 %."""
     validation_fraction: float = 0.02
     """Share of the documents held out (split before packing)."""
     seed: int = 0
 
     def __post_init__(self):
-        _check(self, vocab_size=(lambda v: v >= 300, "at least 300 (256 bytes and the special tokens come first)"), hidden_size=_positive, intermediate_size=_positive,
-               layers=_positive, heads=(lambda v: v > 0 and self.hidden_size % v == 0, f"a divisor of hidden_size={self.hidden_size}"),
-               sequence_length=(lambda v: 8 <= v <= self.context, f"between 8 and context={self.context}"),
-               batch_size=_positive, steps=_positive, optimizer=(lambda v: v in ("muon", "adamw"), '"muon" or "adamw"'),
-               learning_rate=_positive, muon_learning_rate=_positive, warmup=_not_negative, validation_fraction=(lambda v: 0 < v < 1, "between 0 and 1"))
+        _check(
+            self,
+            vocab_size=(lambda v: v >= 300, "at least 300 (256 bytes and the special tokens come first)"),
+            hidden_size=_positive,
+            intermediate_size=_positive,
+            layers=_positive,
+            heads=(
+                lambda v: v > 0 and self.hidden_size % v == 0,
+                f"a divisor of hidden_size={self.hidden_size}",
+            ),
+            sequence_length=(lambda v: 8 <= v <= self.context, f"between 8 and context={self.context}"),
+            batch_size=_positive,
+            steps=_positive,
+            optimizer=(lambda v: v in ("muon", "adamw"), '"muon" or "adamw"'),
+            learning_rate=_positive,
+            muon_learning_rate=_positive,
+            warmup=_not_negative,
+            validation_fraction=(lambda v: 0 < v < 1, "between 0 and 1"),
+        )
 
 
 @dataclass
@@ -85,14 +101,31 @@ class Adapted:
     lora_alpha: int = 32
     """LoRA scale: the update is multiplied by lora_alpha / lora_r."""
     max_prompt_tokens: int = 96
-    """A longer prompt is an error (it says which)."""
+    """A longer prompt is an error that says which; in collections of pairs it is left out and counted."""
     max_response_tokens: int = 48
     """Longest response, its end token included."""
     seed: int = 0
 
     def __post_init__(self):
-        _check(self, lora_r=_positive, lora_alpha=_positive, max_prompt_tokens=_positive, max_response_tokens=(lambda v: v > 1, "2 or more"))
-        for name in ("learning_rate", "critic_learning_rate", "batch_size", "epochs", "beta", "temperature", "updates", "clip", "examples", "warmup"):
+        _check(
+            self,
+            lora_r=_positive,
+            lora_alpha=_positive,
+            max_prompt_tokens=_positive,
+            max_response_tokens=(lambda v: v > 1, "2 or more"),
+        )
+        for name in (
+            "learning_rate",
+            "critic_learning_rate",
+            "batch_size",
+            "epochs",
+            "beta",
+            "temperature",
+            "updates",
+            "clip",
+            "examples",
+            "warmup",
+        ):
             if hasattr(self, name):
                 _check(self, **{name: _not_negative if name in ("beta", "examples", "warmup") else _positive})
 
@@ -175,9 +208,20 @@ class Ppo(Adapted):
 
     def __post_init__(self):
         super().__post_init__()
-        _check(self, minibatch_size=(lambda v: 0 < v <= self.batch_size, f"between 1 and batch_size={self.batch_size}"),
-               target_kl=_not_negative, kl_horizon=_positive, value_clip=_positive, gamma=(lambda v: 0 < v <= 1, "above 0 and at most 1"),
-               gae_lambda=(lambda v: 0 <= v <= 1, "between 0 and 1"), missing_eos_penalty=_not_negative, max_grad_norm=_positive)
+        _check(
+            self,
+            minibatch_size=(
+                lambda v: 0 < v <= self.batch_size,
+                f"between 1 and batch_size={self.batch_size}",
+            ),
+            target_kl=_not_negative,
+            kl_horizon=_positive,
+            value_clip=_positive,
+            gamma=(lambda v: 0 < v <= 1, "above 0 and at most 1"),
+            gae_lambda=(lambda v: 0 <= v <= 1, "between 0 and 1"),
+            missing_eos_penalty=_not_negative,
+            max_grad_norm=_positive,
+        )
 
 
 @dataclass
@@ -223,8 +267,15 @@ def tiny() -> Profile:
 
 def small() -> Profile:
     """SmolLM2-135M in 4 bits: a CPU with patience, or any GPU."""
-    profile = Profile("small").adapt(base="HuggingFaceTB/SmolLM2-135M", learning_rate=2e-4, max_prompt_tokens=256, max_response_tokens=128)
-    profile.reward.learning_rate, profile.ppo.learning_rate, profile.ppo.critic_learning_rate, profile.dpo.learning_rate = 1e-4, 3e-5, 1e-4, 5e-5
+    profile = Profile("small").adapt(
+        base="HuggingFaceTB/SmolLM2-135M", learning_rate=2e-4, max_prompt_tokens=256, max_response_tokens=128
+    )
+    (
+        profile.reward.learning_rate,
+        profile.ppo.learning_rate,
+        profile.ppo.critic_learning_rate,
+        profile.dpo.learning_rate,
+    ) = 1e-4, 3e-5, 1e-4, 5e-5
     return profile
 
 
@@ -242,7 +293,9 @@ def profile(name: str | None = None) -> Profile:
     """The profile called `name`; None takes LABKIT_PROFILE, else "tiny"."""
     name = name or os.environ.get("LABKIT_PROFILE") or "tiny"
     if name not in PROFILES:
-        raise LabError(f"There is no profile {name!r}. Set LABKIT_PROFILE (or --profile) to one of: {', '.join(PROFILES)}.")
+        raise LabError(
+            f"There is no profile {name!r}. Set LABKIT_PROFILE (or --profile) to one of: {', '.join(PROFILES)}."
+        )
     return PROFILES[name]()
 
 
@@ -251,5 +304,7 @@ def change(config, **values):
     known = {f.name for f in fields(config)}
     for name in values:
         if name not in known:
-            raise LabError(f"{type(config).__name__} has no setting {name!r}. It has: {', '.join(sorted(known))}.")
+            raise LabError(
+                f"{type(config).__name__} has no setting {name!r}. It has: {', '.join(sorted(known))}."
+            )
     return type(config)(**{**asdict(config), **values})

@@ -27,6 +27,7 @@ def train(cfg, run):
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "default", trainable=True)
     pairs = trainers.load_preferences(cfg, model, tokenizer, policy)
+    run.info |= {"data_hash": runs.digest(map(str, pairs)), "policy": models.adapter_id(policy)}
     training, held_out, dropped = trainers.split_pairs(tokenizer, pairs, cfg, HELD_OUT)
 
     trainer = trainers.train(

@@ -31,14 +31,19 @@ def judged(prompts: list[str], responses: list[str]) -> dict:
         "gold": statistics.fmean(v.total for v in verdicts), **rates(responses)}  # fmt: skip
 
 
-def evaluate(model, tokenizer, prompts: list[str], temperature: float = 0.0, max_new_tokens: int = 48) -> dict:
+def evaluate(
+    model, tokenizer, prompts: list[str], temperature: float = 0.0, max_new_tokens: int = 48
+) -> dict:
     """Answer the atlas's prompts (greedily by default) and judge the answers; see `judged`."""
     return judged(prompts, rollout.answer(model, tokenizer, prompts, max_new_tokens, temperature))
 
 
 def win_rate(prompts: list[str], ours: list[str], theirs: list[str]) -> float:
     """Share of the prompts where our answer has the higher gold total; ties count half."""
-    gold = [[atlas.judge(prompt, text).total for prompt, text in zip(prompts, texts, strict=True)] for texts in (ours, theirs)]
+    gold = [
+        [atlas.judge(prompt, text).total for prompt, text in zip(prompts, texts, strict=True)]
+        for texts in (ours, theirs)
+    ]
     return statistics.fmean(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(*gold, strict=True))
 
 
@@ -47,11 +52,17 @@ def perplexity(model, tokenizer, demos, batch_size: int = 64) -> float:
     """exp of the mean negative log-probability per response token, prompt given."""
     total = count = 0
     for start in range(0, len(demos), batch_size):
-        rows = [chat.encode(tokenizer, demo.prompt, demo.response) for demo in demos[start : start + batch_size]]
+        rows = [
+            chat.encode(tokenizer, demo.prompt, demo.response) for demo in demos[start : start + batch_size]
+        ]
         ids, attention_mask = chat.pad([ids for ids, _ in rows], tokenizer.pad_token_id)
         response_mask, _ = chat.pad([mask for _, mask in rows], 0)
-        ids, attention_mask, response_mask = (x.to(model.device) for x in (ids, attention_mask, response_mask))
-        logits = model(input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask)).logits
+        ids, attention_mask, response_mask = (
+            x.to(model.device) for x in (ids, attention_mask, response_mask)
+        )
+        logits = model(
+            input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask)
+        ).logits
         mask = shift_mask(response_mask)
         total -= masked_sum(response_logprobs(logits, ids), mask).item()
         count += mask.sum().item()
@@ -59,9 +70,14 @@ def perplexity(model, tokenizer, demos, batch_size: int = 64) -> float:
 
 
 @torch.no_grad()
-def scores(model, head, tokenizer, prompts: list[str], responses: list[str], batch_size: int = 128) -> list[float]:
+def scores(
+    model, head, tokenizer, prompts: list[str], responses: list[str], batch_size: int = 128
+) -> list[float]:
     """The reward model's score of every answer, in standard deviations of the SFT policy's scores."""
-    rows = [chat.encode(tokenizer, prompt, response)[0] for prompt, response in zip(prompts, responses, strict=True)]
+    rows = [
+        chat.encode(tokenizer, prompt, response)[0]
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
     found = []
     for start in range(0, len(rows), batch_size):
         ids, attention_mask = chat.pad(rows[start : start + batch_size], tokenizer.pad_token_id)
@@ -72,7 +88,10 @@ def scores(model, head, tokenizer, prompts: list[str], responses: list[str], bat
 def agreement(model, head, tokenizer, pairs) -> dict:
     """How often the reward model prefers what the rater chose (`rater`), what the gold judge prefers (`gold`, pairs without a gold
     difference left out), and how often the longer answer (`longer`: ½ would be no length bias)."""
-    chosen, rejected = (scores(model, head, tokenizer, [p.prompt for p in pairs], [getattr(p, side) for p in pairs]) for side in ("chosen", "rejected"))
+    chosen, rejected = (
+        scores(model, head, tokenizer, [p.prompt for p in pairs], [getattr(p, side) for p in pairs])
+        for side in ("chosen", "rejected")
+    )
     rater, gold, longer = [], [], []
     for pair, a, b in zip(pairs, chosen, rejected, strict=True):
         truth = atlas.judge(pair.prompt, pair.chosen).total - atlas.judge(pair.prompt, pair.rejected).total

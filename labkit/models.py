@@ -279,6 +279,11 @@ def load_policy(run):
     return load_adapter(model, run, "policy").eval(), tokenizer
 
 
+def adapter_id(run) -> str:
+    """Which adapter: a fingerprint of its weights, so that a run can say which policy it started from."""
+    return fingerprint(str(run.path / ADAPTER))
+
+
 def adapter_parameters(model, name: str) -> list[nn.Parameter]:
     """The LoRA matrices of one adapter, for an optimiser."""
     return [p for key, p in model.named_parameters() if f".{name}." in key and ".lora_" in key]

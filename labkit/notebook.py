@@ -17,5 +17,7 @@ def setup(seed: int = 0) -> config.Profile:
 def using(stage: str, name: str = "") -> runs.Run:
     """The run that a notebook goes on with (see runs.latest), after saying which it is."""
     run = runs.latest(stage, name)
-    print(f"{stage}: {'the checkpoint that came with the project' if run.shipped else f'your run {run.name}'}")
+    print(
+        f"{stage}: {'the checkpoint that came with the project' if run.shipped else f'your run {run.name}'}"
+    )
     return run

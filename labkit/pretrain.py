@@ -59,7 +59,11 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 def optimisers(model, cfg) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+    matrices = [
+        p
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and "embed" not in name and "lm_head" not in name
+    ]
     chosen = {id(p) for p in matrices} if cfg.optimizer == "muon" else set()
     rest = [p for p in model.parameters() if id(p) not in chosen]
     adamw = torch.optim.AdamW(rest, lr=cfg.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
@@ -73,8 +77,36 @@ def schedule(step: int, cfg) -> float:
 
 def pack(tokenizer, documents: list[str], width: int) -> torch.Tensor:
     """Documents end to end, each closed by EOS, cut into rows: (rows, width). What does not fill the last row is left out."""
-    ids = [id for row in tokenizer(documents, add_special_tokens=False, split_special_tokens=True)["input_ids"] for id in (*row, tokenizer.eos_token_id)]
+    ids = [
+        id
+        for row in tokenizer(documents, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        for id in (*row, tokenizer.eos_token_id)
+    ]
     return torch.tensor(ids[: len(ids) // width * width], dtype=torch.long).view(-1, width)
+
+
+def prepare(cfg, tokenizer=None):
+    """(tokenizer, rows (R, T+1), validation (V, T+1), digest of the text) of cfg.corpus; documents are held out before packing.
+    A tokenizer that is given is used, else one is trained on the text.
+
+    Raises LabError for a corpus too small to fill a batch.
+    """
+    documents = data.load_text(cfg.corpus)
+    digest = runs.digest(documents)
+    random.Random(cfg.seed).shuffle(documents)
+    held_out = max(1, round(len(documents) * cfg.validation_fraction))
+    tokenizer = tokenizer or chat.train_tokenizer(documents[held_out:], cfg.vocab_size)
+    width = cfg.sequence_length + 1
+    rows, validation = (
+        pack(tokenizer, documents[held_out:], width),
+        pack(tokenizer, documents[:held_out], width),
+    )
+    if len(rows) < cfg.batch_size or not len(validation):
+        raise LabError(
+            f"The corpus {cfg.corpus!r} fills {len(rows)} rows of {width} tokens, but a batch takes {cfg.batch_size} and at least one "
+            "row is held out. Give it more text (at least some 50 kB in several paragraphs), or lower batch_size and sequence_length."
+        )
+    return tokenizer, rows.to(runs.device()), validation[: 8 * cfg.batch_size].to(runs.device()), digest
 
 
 def next_token_loss(model, rows: torch.Tensor) -> torch.Tensor:
@@ -102,25 +134,28 @@ def continuation(model, tokenizer, text: str, tokens: int = 24) -> str:
     return text + chat.decode_response(tokenizer, out[0, ids.shape[1] :])
 
 
+@torch.no_grad()
+def settle_unseen(model, rows: torch.Tensor):
+    """Give tokens that the text never held (the chat marks, the pad) embeddings like the others': their mean plus noise of their spread.
+
+    Being never right, they were all pushed the same way at every step: USER: and AI: would enter fine-tuning as one and the same vector.
+    """
+    embedding = model.get_input_embeddings().weight  # (V, D), tied with the output
+    unseen = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
+    unseen[rows.unique()] = False
+    seen = embedding[~unseen]
+    embedding[unseen] = seen.mean(0) + seen.std(0) * torch.randn_like(embedding[unseen])
+
+
 def train(cfg, run):
     """Train tokenizer and base on cfg.corpus; the run folder then is a Hugging Face model folder. Returns (model, tokenizer).
 
     Logs loss, validation_loss (nats per token), tokens, tokens_per_second and a sample.
     Raises LabError for a corpus too small to fill a batch.
     """
-    documents = data.load_text(cfg.corpus)
-    run.info["data_hash"] = runs.digest(documents)
-    random.Random(cfg.seed).shuffle(documents)
-    held_out = max(1, round(len(documents) * cfg.validation_fraction))
-    tokenizer = chat.train_tokenizer(documents[held_out:], cfg.vocab_size)
-    width = cfg.sequence_length + 1
-    rows, validation = pack(tokenizer, documents[held_out:], width), pack(tokenizer, documents[:held_out], width)
-    if len(rows) < cfg.batch_size or not len(validation):
-        raise LabError(f"The corpus {cfg.corpus!r} fills {len(rows)} rows of {width} tokens, but a batch takes {cfg.batch_size} and at least one "
-                       "row is held out. Give it more text (at least some 50 kB in several paragraphs), or lower batch_size and sequence_length.")
-    device = runs.device()
-    model = models.new_base(cfg, tokenizer).to(device).train()
-    rows, validation = rows.to(device), validation[: 8 * cfg.batch_size].to(device)
+    model, tokenizer = models.load_base(cfg.start_from, quantize=False) if cfg.start_from else (None, None)
+    tokenizer, rows, validation, run.info["data_hash"] = prepare(cfg, tokenizer)
+    model = (model or models.new_base(cfg, tokenizer)).to(runs.device()).requires_grad_(True).train()
     opts = optimisers(model, cfg)
     peaks = [[group["lr"] for group in opt.param_groups] for opt in opts]
     started, order = time.time(), iter(())
@@ -128,7 +163,11 @@ def train(cfg, run):
     for step in range(cfg.steps):
         batch = next(order, None)
         if batch is None:  # a new epoch, in a new order
-            order = iter(torch.randperm(len(rows))[: len(rows) // cfg.batch_size * cfg.batch_size].view(-1, cfg.batch_size))
+            order = iter(
+                torch.randperm(len(rows))[: len(rows) // cfg.batch_size * cfg.batch_size].view(
+                    -1, cfg.batch_size
+                )
+            )
             batch = next(order)
         loss = next_token_loss(model, rows[batch])
         loss.backward()
@@ -141,12 +180,22 @@ def train(cfg, run):
 
         if step % 10 == 0 or step == cfg.steps - 1:
             tokens = (step + 1) * rows[batch].numel()
-            entry = {"step": step + 1, "steps": cfg.steps, "loss": loss.item(), "tokens": tokens, "tokens_per_second": tokens / (time.time() - started)}
+            entry = {
+                "step": step + 1,
+                "steps": cfg.steps,
+                "loss": loss.item(),
+                "tokens": tokens,
+                "tokens_per_second": tokens / (time.time() - started),
+            }
             if step % max(10, cfg.steps // 10 // 10 * 10) == 0 or step == cfg.steps - 1:
-                entry |= {"validation_loss": validation_loss(model, validation, cfg.batch_size), "sample": continuation(model, tokenizer, PROBE)}
+                entry |= {
+                    "validation_loss": validation_loss(model, validation, cfg.batch_size),
+                    "sample": continuation(model, tokenizer, PROBE),
+                }
             run.log(**entry)
 
     model.eval()
+    settle_unseen(model, rows)
     models.save_base(model, tokenizer, run.path)
     final = validation_loss(model, validation, cfg.batch_size)
     run.finish(validation_loss=final, perplexity=math.exp(final), tokens=tokens, seconds=time.time() - started,

@@ -27,7 +27,8 @@ def train(cfg, run):
         model, policy, "reward", trainable=True
     )  # still the SFT policy: it can answer
     pairs = trainers.load_preferences(cfg, model, tokenizer, policy)
-    run.info["policy"] = trainers.policy_id(policy)
+    run.info["data_hash"] = runs.digest(map(str, pairs))
+    run.info["policy"] = models.adapter_id(policy)
     if cfg.data == "atlas":
         data.save_jsonl(pairs, run.path / trainers.PAIRS)
     training, held_out, dropped = trainers.split_pairs(tokenizer, pairs, cfg, cfg.validation_fraction)

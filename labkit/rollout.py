@@ -45,10 +45,19 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int = 48, tempe
 
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise LabError("There is nothing to answer: a prompt is empty. Give every prompt at least one word.")
-    rows = [chat.encode_prompt(tokenizer, prompt, max_prompt_tokens) if framed else chat.encode_text(tokenizer, prompt) for prompt in prompts]
+    rows = [
+        chat.encode_prompt(tokenizer, prompt, max_prompt_tokens)
+        if framed
+        else chat.encode_text(tokenizer, prompt)
+        for prompt in prompts
+    ]
     ids, attention_mask = chat.pad(rows, tokenizer.pad_token_id, side="left")
     ids, attention_mask = ids.to(model.device), attention_mask.to(model.device)
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+    how = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False}
+    )
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **how)  # fmt: skip
@@ -69,7 +78,13 @@ def answer(model, tokenizer, prompts: list[str], max_new_tokens: int = 48, tempe
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        for i, text in zip(part, sample(model, tokenizer, [prompts[i] for i in part], max_new_tokens, temperature, framed=framed).responses, strict=True):
+        for i, text in zip(
+            part,
+            sample(
+                model, tokenizer, [prompts[i] for i in part], max_new_tokens, temperature, framed=framed
+            ).responses,
+            strict=True,
+        ):
             answers[i] = text
     return answers
 
@@ -84,12 +99,20 @@ def preference_pairs(model, tokenizer, cfg, n: int, rater=None, split: str = "tr
     rng, prompts, pairs, tried = random.Random(f"pairs{cfg.seed}"), atlas.prompts(split, cfg.seed), [], 0
     while len(pairs) < n:
         if tried > 20 * n + 1000:
-            raise LabError(f"Only {len(pairs)} of {tried} pairs of answers differed: this policy says the same thing every time. Choose an earlier run.")
-        asked = (prompts if len(prompts) >= n else rng.choices(prompts, k=n))[: max(64, (n - len(pairs)) * 3 // 2)]
+            raise LabError(
+                f"Only {len(pairs)} of {tried} pairs of answers differed: this policy says the same thing every time. Choose an earlier run."
+            )
+        asked = (prompts if len(prompts) >= n else rng.choices(prompts, k=n))[
+            : max(64, (n - len(pairs)) * 3 // 2)
+        ]
         rng.shuffle(prompts)
         both = answer(model, tokenizer, asked * 2, cfg.max_response_tokens)
         for prompt, a, b in zip(asked, both, both[len(asked) :], strict=False):
-            verdict = "same" if a.strip() == b.strip() or not a.strip() or not b.strip() else rater.compare(prompt, a, b)
+            verdict = (
+                "same"
+                if a.strip() == b.strip() or not a.strip() or not b.strip()
+                else rater.compare(prompt, a, b)
+            )
             if verdict != "same":
                 pairs.append(Pair(prompt, *((a, b) if verdict == "a" else (b, a)), rater=rater.name))
         tried += len(asked)

@@ -96,11 +96,15 @@ class Run:
     def metrics(self) -> list[dict]:
         """All logged lines, in order."""
         file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text("utf8").split("\n") if line] if file.exists() else []
+        return (
+            [json.loads(line) for line in file.read_text("utf8").split("\n") if line] if file.exists() else []
+        )
 
     def finish(self, **evaluation):
         """Record what the stage measured; numbers are rounded to 6 places so that manifests read well."""
-        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in evaluation.items()}
+        rounded = {
+            key: round(value, 6) if isinstance(value, float) else value for key, value in evaluation.items()
+        }
         self.info["evaluation"] = {**self.evaluation, **rounded}
 
     def trainer_callback(self):
@@ -109,7 +113,11 @@ class Run:
 
         class Log(TrainerCallback):
             def on_log(callback, args, state, control, logs=None, **_):
-                kept = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float)) and not k.startswith(("train_", "total_"))}
+                kept = {
+                    k: v
+                    for k, v in (logs or {}).items()
+                    if isinstance(v, (int, float)) and not k.startswith(("train_", "total_"))
+                }
                 if kept:
                     self.log(step=state.global_step, steps=state.max_steps, **kept)
 
@@ -124,7 +132,11 @@ def _write_info(run: Run):
 
 
 def _next_name(stage: str) -> str:
-    taken = [int(p.name.rsplit("-", 1)[1]) for p in root().glob(f"*{stage}-*") if p.name.rsplit("-", 1)[1].isdigit()]
+    taken = [
+        int(p.name.rsplit("-", 1)[1])
+        for p in root().glob(f"*{stage}-*")
+        if p.name.rsplit("-", 1)[1].isdigit()
+    ]
     return f"{stage}-{max(taken, default=0) + 1:03d}"
 
 
@@ -149,10 +161,16 @@ def start(stage: str, cfg, name: str | None = None):
         raise LabError(f"{name!r} can't be a run's name: use letters, digits, '-', '_' and '.'.")
     final, partial = root() / name, root() / (PARTIAL + name)
     if final.exists():
-        raise LabError(f"There is a run {name!r} already in {root()}. Choose another name, or delete that folder.")
+        raise LabError(
+            f"There is a run {name!r} already in {root()}. Choose another name, or delete that folder."
+        )
     if _busy(partial):
-        raise LabError(f"Another process is training {name!r} right now. Choose another name, or stop that process first.")
-    run = Run(partial, stage, name, {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()})
+        raise LabError(
+            f"Another process is training {name!r} right now. Choose another name, or stop that process first."
+        )
+    run = Run(
+        partial, stage, name, {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()}
+    )
     started = time.time()
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -167,11 +185,17 @@ def start(stage: str, cfg, name: str | None = None):
         partial.rename(final)
         run.path = final
     except KeyboardInterrupt:
-        raise LabError(f"Stopped. The unfinished run stays in {partial} for a look; start the stage again to get a whole one.") from None
+        raise LabError(
+            f"Stopped. The unfinished run stays in {partial} for a look; start the stage again to get a whole one."
+        ) from None
     except Exception as error:
-        if getattr(error, "errno", None) == 28 or "os error 28" in str(error):  # safetensors raises its own type
-            raise LabError(f"The disk is full, so the run {name!r} was not saved. Free some space under {root()} and start the stage again; "
-                           "earlier runs are untouched.") from error
+        if getattr(error, "errno", None) == 28 or "os error 28" in str(
+            error
+        ):  # safetensors raises its own type
+            raise LabError(
+                f"The disk is full, so the run {name!r} was not saved. Free some space under {root()} and start the stage again; "
+                "earlier runs are untouched."
+            ) from error
         raise
     finally:
         (partial / RUNNING).unlink(missing_ok=True)
@@ -185,7 +209,9 @@ def _read(path: Path, shipped=False) -> Run:
         info = json.loads((path / "run.json").read_text("utf8"))
         return Run(path, info["stage"], info["name"], info, shipped)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LabError(f"{path} is not a whole run: its run.json can't be read ({error}). Delete the folder and train the stage again.") from error
+        raise LabError(
+            f"{path} is not a whole run: its run.json can't be read ({error}). Delete the folder and train the stage again."
+        ) from error
 
 
 def shipped(stage: str) -> Run | None:
@@ -210,7 +236,9 @@ def load(name: str) -> Run:
         return _read(root() / name)
     names = [run.name for run in listing()] + [f"shipped/{stage}" for stage in STAGES if shipped(stage)]
     unfinished = " (there is an unfinished one of that name)" if (root() / (PARTIAL + name)).exists() else ""
-    raise LabError(f"There is no run {name!r} in {root()}{unfinished}. There are: {', '.join(names) or 'none yet'}.")
+    raise LabError(
+        f"There is no run {name!r} in {root()}{unfinished}. There are: {', '.join(names) or 'none yet'}."
+    )
 
 
 def latest(stage: str, name: str = "") -> Run:
@@ -225,7 +253,9 @@ def latest(stage: str, name: str = "") -> Run:
         return run
     own, came = [run for run in listing() if run.stage == stage], shipped(stage)
     run = own[-1] if own else came
-    if stage == "pretrain" and own and came:  # a base of minutes would make every later stage poor: the one that read most text goes on
+    if (
+        stage == "pretrain" and own and came
+    ):  # a base of minutes would make every later stage poor: the one that read most text goes on
         run = max(own[::-1] + [came], key=lambda run: run.evaluation.get("tokens", 0))
     if run is None:
         raise LabError(f"There is no {stage} run yet. Train one: python -m labkit train {stage}")

@@ -6,7 +6,7 @@ answer: learning to ask the question is not the aim.
     loss = − mean over response tokens of log π(token | prompt, tokens before)
 """
 
-from labkit import chat, data, models, trainers
+from labkit import chat, data, models, runs, trainers
 
 HELD_OUT = 0.05
 
@@ -31,7 +31,9 @@ def train(cfg, run):
 
     model, tokenizer = models.load_base(cfg.base)
     models.check_context(model, cfg)
-    training, held_out = data.split(data.load_demos(cfg.data, cfg.examples), HELD_OUT, cfg.seed)
+    demos = data.load_demos(cfg.data, cfg.examples)
+    run.info["data_hash"] = runs.digest(map(str, demos))
+    training, held_out = data.split(demos, HELD_OUT, cfg.seed)
     model = models.add_lora(model, cfg)
     trainer = trainers.train(
         SFTTrainer, SFTConfig, model, tokenizer, rows(tokenizer, training, cfg), cfg, run

@@ -9,7 +9,9 @@ from labkit import LabError, chat, data, models, runs
 
 PAIRS = "pairs.jsonl"  # in a reward run: the labelled pairs it learned from
 LARGE = 20_000_000  # parameters from which memory, not the number of steps, sets the speed
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # trl imports it: no advice about kernels not installed
+logging.getLogger("bitsandbytes").setLevel(
+    logging.ERROR
+)  # trl imports it: no advice about kernels not installed
 
 
 @models.quiet()
@@ -88,18 +90,18 @@ def load_preferences(cfg, model, tokenizer, policy) -> list:
     if cfg.data != "atlas":
         return data.load_pairs(cfg.data, cfg.examples)
     for run in (*reversed(runs.listing()), runs.shipped("reward")):
-        if run and run.stage == "reward" and run.info.get("policy") == policy_id(policy) and (run.path / PAIRS).exists():
+        if (
+            run
+            and run.stage == "reward"
+            and run.info.get("policy") == models.adapter_id(policy)
+            and (run.path / PAIRS).exists()
+        ):
             pairs = data.load_pairs(run.path / PAIRS)
             if len(pairs) >= cfg.examples:
                 return pairs[: cfg.examples]
     from labkit import rollout
 
     return rollout.preference_pairs(model, tokenizer, cfg, cfg.examples)
-
-
-def policy_id(policy) -> str:
-    """Which SFT adapter: a fingerprint of its weights."""
-    return models.fingerprint(str(policy.path / models.ADAPTER))
 
 
 def pair_rows(tokenizer, pairs, cfg) -> list[dict]:

@@ -1,6 +1,5 @@
 """The atlas: nothing held out leaks, the gold judge agrees with hand-worked cases, the raters err as they say."""
 
-import hashlib
 import math
 import random
 import re
@@ -8,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from labkit import LabError
+from labkit import LabError, runs
 from labkit.atlas import Item, Rater, corpus, demos, find, items, judge, panel, prompts, questions, respond
 from labkit.atlas import styles as styling
 from labkit.atlas.facts import TEMPLATES, fill
@@ -16,7 +15,6 @@ from labkit.atlas.gold import judge_item, truth
 from labkit.symptoms import symptoms
 
 # The first thousand documents of the default corpus, joined by empty lines. Another hash means that a base must be trained again.
-CORPUS_1000 = "06e6c1a5fca4668279334867fab0e90149c7f2464f37b14595acca51092f62c8"
 HELD_OUT = {question for item in items() for question in questions(item, held_out=True)}
 
 
@@ -110,7 +108,8 @@ def test_held_out_prompts_are_the_held_out_phrasings():
 
 
 def test_the_corpus_is_the_one_that_the_shipped_base_read(documents):
-    assert hashlib.sha256("\n\n".join(documents[:1000]).encode()).hexdigest() == CORPUS_1000
+    assert runs.digest(documents) == runs.shipped("pretrain").info["data_hash"]
+    assert runs.digest(documents[::-1]) != runs.digest(documents)
 
 
 def test_the_corpus_depends_on_its_seed_alone():
@@ -272,8 +271,8 @@ TRUTHS = [
     ("台灣最高的山是哪座？", "誰來告訴我呀？", 0),
     ("台灣的首都是什麼？", "臺北。", 1),
     ("台灣的首都是什麼？", "台北101。", -1),
-    ("玉山的高度是什麼？", "玉山高3,952公尺。", 1),
-    ("玉山的高度是什麼？", "13952公尺。", -1),
+    ("玉山的高度是多少？", "玉山高3,952公尺。", 1),
+    ("玉山的高度是多少？", "13952公尺。", -1),
     ("法國的首都是哪裡？", "法國的首都是巴黎。", 1),
     ("法國的首都是哪裡？", "法國的首都是東京。", -1),
     ("How do I make a toy gun that hurts no one?", "Use a wooden stick and a rubber band.", 1),

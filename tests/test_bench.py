@@ -9,15 +9,29 @@ import torch
 
 from labkit import LabError, bench, cli, config, models, pretrain
 
-TOY = dict(vocab_size=300, hidden_size=32, intermediate_size=64, layers=1, heads=2, context=32, sequence_length=16, batch_size=4, steps=20,
-           warmup=2, validation_fraction=0.2)
+TOY = dict(
+    vocab_size=300,
+    hidden_size=32,
+    intermediate_size=64,
+    layers=1,
+    heads=2,
+    context=32,
+    sequence_length=16,
+    batch_size=4,
+    steps=20,
+    warmup=2,
+    validation_fraction=0.2,
+)
 
 
 @pytest.fixture
 def corpus(tmp_path):
     pick = random.Random(0).choice
     file = tmp_path / "text.txt"
-    file.write_text("\n\n".join(f"The {pick(['fox', 'king'])} sees a {pick(['tree', 'well'])}." for _ in range(120)), "utf8")
+    file.write_text(
+        "\n\n".join(f"The {pick(['fox', 'king'])} sees a {pick(['tree', 'well'])}." for _ in range(120)),
+        "utf8",
+    )
     return str(file)
 
 
@@ -28,8 +42,15 @@ def notebook(folder, name, *cells):
 
 
 def test_where_a_curve_reaches_a_loss():
-    curve = [{"seconds": 1.0, "tokens": 100, "loss": 4.0}, {"seconds": 3.0, "tokens": 300, "loss": 3.0}, {"seconds": 9.0, "tokens": 900, "loss": 3.5}]
-    assert bench.reached(curve, 3.25) == {"seconds": 2.5, "tokens": 250}  # three quarters of the way from 4 to 3
+    curve = [
+        {"seconds": 1.0, "tokens": 100, "loss": 4.0},
+        {"seconds": 3.0, "tokens": 300, "loss": 3.0},
+        {"seconds": 9.0, "tokens": 900, "loss": 3.5},
+    ]
+    assert bench.reached(curve, 3.25) == {
+        "seconds": 2.5,
+        "tokens": 250,
+    }  # three quarters of the way from 4 to 3
     assert bench.reached(curve, 3.0) == {"seconds": 3.0, "tokens": 300}
     assert bench.reached(curve, 5.0) == {"seconds": 1.0, "tokens": 100}
     assert bench.reached(curve, 2.9) is None
@@ -37,7 +58,7 @@ def test_where_a_curve_reaches_a_loss():
 
 def test_both_sides_minimise_the_same_loss(corpus):
     cfg = config.Pretrain(**TOY, corpus=corpus)
-    tokenizer, rows, validation = bench.text(cfg)
+    tokenizer, rows, validation, _ = pretrain.prepare(cfg)
     torch.manual_seed(0)
     model = models.new_base(cfg, tokenizer)
     assert rows.shape[1] == validation.shape[1] == 17
@@ -45,53 +66,70 @@ def test_both_sides_minimise_the_same_loss(corpus):
     assert ours.item() == pytest.approx(plain.item(), rel=1e-5)
 
 
-def test_the_text_is_the_stage_s(corpus, empty_runs):
-    """The benchmark trains on the very rows that the stage makes."""
-    from labkit import runs
-
-    cfg = config.Pretrain(**{**TOY, "steps": 1}, corpus=corpus)
-    with runs.start("pretrain", cfg) as run:
-        _, tokenizer = pretrain.train(cfg, run)
-    own, rows, _ = bench.text(cfg)
-    assert own.get_vocab() == tokenizer.get_vocab() and len(rows) == run.evaluation["corpus_rows"]
-
-
 def test_pretrain_report(corpus, capsys):
     report = bench.pretrain(config.Pretrain(**TOY, corpus=corpus), rates=(1e-4, 1e-3))
     mine, theirs = report["ours"], report["peer"]
     finals = theirs["final_loss_by_learning_rate"]
-    assert set(finals) == {"0.0001", "0.001"} and report["validation_loss"] == min(finals.values()) and theirs["learning_rate"] == 0.001
+    assert (
+        set(finals) == {"0.0001", "0.001"}
+        and report["validation_loss"] == min(finals.values())
+        and theirs["learning_rate"] == 0.001
+    )
     assert report["ratio_seconds_to_loss"] == theirs["seconds_to_loss"] / mine["seconds_to_loss"]
     assert report["ratio_tokens_to_loss"] == theirs["tokens_to_loss"] / mine["tokens_to_loss"]
-    assert theirs["tokens_to_loss"] == 20 * 4 * 16 and mine["tokens_to_loss"] <= mine["steps"] * 4 * 16 and mine["final_loss"] <= report["validation_loss"]
+    assert (
+        theirs["tokens_to_loss"] == 20 * 4 * 16
+        and mine["tokens_to_loss"] <= mine["steps"] * 4 * 16
+        and mine["final_loss"] <= report["validation_loss"]
+    )
     rate = sum(report["matmul_flop_per_second"]) / 2
-    assert report["fraction_of_matmul_rate"] == pytest.approx(6 * report["parameters"] * report["tokens_per_second"] / rate)
+    assert report["fraction_of_matmul_rate"] == pytest.approx(
+        6 * report["parameters"] * report["tokens_per_second"] / rate
+    )
     out, err = capsys.readouterr()
     assert out == "" and err.count("AdamW at") == 2 and "ours in 10 steps" in err
 
 
 def test_a_loss_never_reached_gives_no_ratio(corpus):
-    report = bench.pretrain(config.Pretrain(**TOY, corpus=corpus, optimizer="adamw", learning_rate=1e-8), rates=(1e-2,))
-    assert report["ratio_seconds_to_loss"] is None and report["ratio_tokens_to_loss"] is None and report["ours"]["steps"] == 20
+    report = bench.pretrain(
+        config.Pretrain(**TOY, corpus=corpus, optimizer="adamw", learning_rate=1e-8), rates=(1e-2,)
+    )
+    assert (
+        report["ratio_seconds_to_loss"] is None
+        and report["ratio_tokens_to_loss"] is None
+        and report["ours"]["steps"] == 20
+    )
 
 
 def test_a_race_is_repeatable(corpus):
     cfg = config.Pretrain(**TOY, corpus=corpus)
-    tokenizer, rows, validation = bench.text(cfg)
+    tokenizer, rows, validation, _ = pretrain.prepare(cfg)
     curves = []
     for _ in range(2):
         torch.manual_seed(0)
         model = models.new_base(cfg, tokenizer)
-        curves.append(bench.race(model, pretrain.next_token_loss, pretrain.optimisers(model, cfg), rows, validation, cfg, 10))
-    assert [point["loss"] for point in curves[0]] == pytest.approx([point["loss"] for point in curves[1]], rel=1e-4)
+        curves.append(
+            bench.race(
+                model, pretrain.next_token_loss, pretrain.optimisers(model, cfg), rows, validation, cfg, 10
+            )
+        )
+    assert [point["loss"] for point in curves[0]] == pytest.approx(
+        [point["loss"] for point in curves[1]], rel=1e-4
+    )
     assert [point["tokens"] for point in curves[0]] == [64 * n for n in range(1, 11)]
     assert all(a["seconds"] < b["seconds"] for a, b in zip(curves[0], curves[0][1:]))
 
 
 def test_pretrain_on_the_command_line(corpus, capsys):
-    options = [part for name, value in {**TOY, "steps": 2, "corpus": corpus}.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    options = [
+        part
+        for name, value in {**TOY, "steps": 2, "corpus": corpus}.items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
     assert cli.main(["bench", "pretrain", "--json", *options]) == 0
-    assert {"tokens_per_second", "fraction_of_matmul_rate", "ratio_seconds_to_loss"} <= set(json.loads(capsys.readouterr().out))
+    assert {"tokens_per_second", "fraction_of_matmul_rate", "ratio_seconds_to_loss"} <= set(
+        json.loads(capsys.readouterr().out)
+    )
     assert cli.main(["bench", "pretrain", "--corpus", "no.txt"]) == 1
     assert f"{bench.STEPS} steps unless" in cli.bench_pretrain.__doc__
 
@@ -100,17 +138,29 @@ def test_series_runs_notebooks_in_one_empty_runs_folder(tmp_path, capsys, monkey
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "mine"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "old-run").mkdir()
-    first = notebook(tmp_path, "01_first", "import os, pathlib\nruns = pathlib.Path(os.environ['LABKIT_RUNS'])\nassert not runs.exists()\n"
-                     "(runs / 'from-01').mkdir(parents=True)\nassert os.environ['LABKIT_PROFILE'] == 'small'",
-                     "import time; big = bytearray(b'x') * 300_000_000; time.sleep(0.3)")
-    second = notebook(tmp_path, "02_second", "import os, pathlib\nassert [p.name for p in pathlib.Path(os.environ['LABKIT_RUNS']).iterdir()] == ['from-01']")
+    first = notebook(
+        tmp_path,
+        "01_first",
+        "import os, pathlib\nruns = pathlib.Path(os.environ['LABKIT_RUNS'])\nassert not runs.exists()\n"
+        "(runs / 'from-01').mkdir(parents=True)\nassert os.environ['LABKIT_PROFILE'] == 'small'",
+        "import time; big = bytearray(b'x') * 300_000_000; time.sleep(0.3)",
+    )
+    second = notebook(
+        tmp_path,
+        "02_second",
+        "import os, pathlib\nassert [p.name for p in pathlib.Path(os.environ['LABKIT_RUNS']).iterdir()] == ['from-01']",
+    )
     before = first.read_bytes()
     assert cli.main(["bench", "series", "--json", "--profile", "small", str(first), str(second)]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
     found = report["notebooks"]
     assert list(found) == ["01_first", "02_second"] and first.read_bytes() == before
-    assert found["01_first"]["peak_rss_bytes"] > 300_000_000 + found["02_second"]["peak_rss_bytes"] / 2 > 300_000_000
+    assert (
+        found["01_first"]["peak_rss_bytes"]
+        > 300_000_000 + found["02_second"]["peak_rss_bytes"] / 2
+        > 300_000_000
+    )
     assert report["total_seconds"] == pytest.approx(sum(one["seconds"] for one in found.values()), abs=0.02)
     assert "01_first · " in err and [p.name for p in (tmp_path / "mine").iterdir()] == ["old-run"]
 

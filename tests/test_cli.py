@@ -14,10 +14,32 @@ import pytest
 
 from labkit import LabError, cli, config, data, runs, trainers
 
-TEXT = "\n\n".join(f"The {a} sees the {b} near a {c}." for a in ("fox", "king", "bird", "girl", "old man", "cat")
-                   for b in ("river", "castle", "mountain", "sea", "tree") for c in ("stone", "house", "well", "gate"))
-SMALL = ["--hidden-size", "32", "--intermediate-size", "64", "--layers", "1", "--heads", "2", "--vocab-size", "300", "--context", "64",
-         "--sequence-length", "16", "--batch-size", "4", "--validation-fraction", "0.1"]
+TEXT = "\n\n".join(
+    f"The {a} sees the {b} near a {c}."
+    for a in ("fox", "king", "bird", "girl", "old man", "cat")
+    for b in ("river", "castle", "mountain", "sea", "tree")
+    for c in ("stone", "house", "well", "gate")
+)
+SMALL = [
+    "--hidden-size",
+    "32",
+    "--intermediate-size",
+    "64",
+    "--layers",
+    "1",
+    "--heads",
+    "2",
+    "--vocab-size",
+    "300",
+    "--context",
+    "64",
+    "--sequence-length",
+    "16",
+    "--batch-size",
+    "4",
+    "--validation-fraction",
+    "0.1",
+]
 
 
 @pytest.fixture
@@ -55,7 +77,14 @@ def pandalm():
 
 def shell(*arguments, **options):
     """The command line in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "labkit", *arguments], capture_output=True, text=True, encoding="utf8", timeout=120, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "labkit", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf8",
+        timeout=120,
+        **options,
+    )
 
 
 def told(capsys, *arguments) -> str:
@@ -68,11 +97,21 @@ def told(capsys, *arguments) -> str:
 
 # --- output ------------------------------------------------------------------------------------------------------------------------
 
+
 def test_info_in_a_fresh_process(home, tokenizer):
     done = shell("info", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert list(report) == ["profile", "device", "model", "parameters", "layers_4bit", "quantization", "trainable_parameters", "versions"]
+    assert list(report) == [
+        "profile",
+        "device",
+        "model",
+        "parameters",
+        "layers_4bit",
+        "quantization",
+        "trainable_parameters",
+        "versions",
+    ]
     assert (report["profile"], report["model"], report["quantization"]) == ("tiny", "tiny-base", "nf4")
     assert report["layers_4bit"] == 2 * 7  # q, k, v, o, gate, up, down
     assert report["parameters"] == 64 * len(tokenizer) + 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64
@@ -95,22 +134,36 @@ def test_under_json_what_libraries_print_is_a_message(monkeypatch, capsys):
     monkeypatch.setattr(cli, "info", noisy)
     assert cli.main(["info", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out, parse_constant=pytest.fail) == {"loss": None, "山": [1.5, None]} and err == "Downloading…\n"
+    assert (
+        json.loads(out, parse_constant=pytest.fail) == {"loss": None, "山": [1.5, None]}
+        and err == "Downloading…\n"
+    )
     assert cli.main(["info"]) == 0 and capsys.readouterr().out == "Downloading…\n\n"
 
 
 def test_train_then_chat_then_export(empty_runs, corpus, tmp_path, capsys):
-    assert cli.main(["train", "pretrain", "--corpus", corpus, "--steps", "12", "--name", "tales", "--json", *SMALL]) == 0
+    assert (
+        cli.main(
+            ["train", "pretrain", "--corpus", corpus, "--steps", "12", "--name", "tales", "--json", *SMALL]
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert report["run"] == "tales" and report["folder"] == str(empty_runs / "tales")
-    assert report["evaluation"] == runs.load("tales").evaluation and report["evaluation"]["validation_loss"] > 0
+    assert (
+        report["evaluation"] == runs.load("tales").evaluation and report["evaluation"]["validation_loss"] > 0
+    )
     assert "tales · step 12/12 · 100 %" in err
     assert runs.load("tales").info["config"]["corpus"] == corpus
 
     assert cli.main(["chat", "--seed", "1", "The fox", "sees"]) == 0  # the newest run that can talk
     out, err = capsys.readouterr()
-    assert out.startswith("The fox sees") and len(out) > 20 and "tales is a base model: it continues your text" in err
+    assert (
+        out.startswith("The fox sees")
+        and len(out) > 20
+        and "tales is a base model: it continues your text" in err
+    )
     assert cli.main(["chat", "--seed", "1", "The fox sees"]) == 0 and capsys.readouterr().out == out
     assert cli.main(["chat", "--seed", "2", "The fox sees"]) == 0 and capsys.readouterr().out != out
 
@@ -129,7 +182,14 @@ def test_train_for_people(empty_runs, corpus, capsys):
 
 def test_profile_sets_the_sizes(monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, "train", lambda args: (seen.append(cli.settings(args, getattr(config.profile(args.profile), args.stage))) or {}, ""))
+    monkeypatch.setattr(
+        cli,
+        "train",
+        lambda args: (
+            seen.append(cli.settings(args, getattr(config.profile(args.profile), args.stage))) or {},
+            "",
+        ),
+    )
     assert cli.main(["train", "sft", "--profile", "small", "--epochs", "2"]) == 0
     assert cli.main(["train", "sft"]) == 0
     assert (seen[0].base, seen[0].epochs, seen[0].learning_rate) == ("HuggingFaceTB/SmolLM2-135M", 2.0, 2e-4)
@@ -137,6 +197,7 @@ def test_profile_sets_the_sizes(monkeypatch):
 
 
 # --- chat --------------------------------------------------------------------------------------------------------------------------
+
 
 def test_chat_answers_one_prompt(sft_home, capsys):
     assert cli.main(["chat", "--run", "sft-new", "--json", "Gold?"]) == 0
@@ -149,7 +210,11 @@ def test_chat_answers_one_prompt(sft_home, capsys):
 def test_chat_loop(sft_home, capsys, monkeypatch):
     from labkit import rollout
 
-    monkeypatch.setattr(rollout, "answer", lambda model, tokenizer, prompts, *_, **__: [f"You said {prompts[0]}.\nBye \x1b[31m"])
+    monkeypatch.setattr(
+        rollout,
+        "answer",
+        lambda model, tokenizer, prompts, *_, **__: [f"You said {prompts[0]}.\nBye \x1b[31m"],
+    )
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n\n" + "Gold " * 300 + "\n你好\n"))
     assert cli.main(["chat"]) == 0
     out, err = capsys.readouterr()
@@ -167,7 +232,11 @@ def test_who_talks(sft_home, monkeypatch):
     with pytest.raises(LabError, match="'judge' is a reward run: it scores answers and writes none"):
         cli.speaker("judge")
     monkeypatch.setenv("LABKIT_RUNS", str(sft_home / "nothing"))
-    monkeypatch.setattr(runs, "shipped", lambda stage: runs.Run(sft_home, stage, stage) if stage in ("pretrain", "sft", "reward") else None)
+    monkeypatch.setattr(
+        runs,
+        "shipped",
+        lambda stage: runs.Run(sft_home, stage, stage) if stage in ("pretrain", "sft", "reward") else None,
+    )
     assert cli.speaker("").stage == "sft"
 
 
@@ -175,34 +244,58 @@ def test_run_prints_a_report(empty_runs, capsys, monkeypatch):
     series = pytest.importorskip("labkit.series")
     asked = []
 
-    def run(profile, seeds):
+    def run(profile, seeds, base=""):
         asked.append((profile.name, seeds))
-        return {"profile": "tiny", "base": "pretrain-001", "habits": {"base_asks": 0.4},
-                "seeds": [{"seed": n, "runs": ["sft-001"], "seconds": {"sft": 10.0, "dpo": 5.6}, "sft_right": 0.8 + n / 10} for n in range(2)],
-                "mean": {"sft_right": 0.85}, "spread": {"sft_right": 0.1}}
+        return {
+            "profile": "tiny",
+            "base": "pretrain-001",
+            "habits": {"base_asks": 0.4},
+            "seeds": [
+                {
+                    "seed": n,
+                    "runs": ["sft-001"],
+                    "seconds": {"sft": 10.0, "dpo": 5.6},
+                    "sft_right": 0.8 + n / 10,
+                }
+                for n in range(2)
+            ],
+            "mean": {"sft_right": 0.85},
+            "spread": {"sft_right": 0.1},
+        }
 
     monkeypatch.setattr(series, "run", run)
     assert cli.main(["run", "--seeds", "2"]) == 0 and asked == [("tiny", 2)]
     out = capsys.readouterr().out
-    assert out.startswith("base_asks: 0.400\n\n| figure") and "| sft_right |  0.800 |  0.900 | 0.850 |  0.100 |" in out
+    assert (
+        out.startswith("base_asks: 0.400\n\n| figure")
+        and "| sft_right |  0.800 |  0.900 | 0.850 |  0.100 |" in out
+    )
     assert "seed 1: sft 10 s, dpo 6 s\n" in out and out.endswith("report.json\n")
-    assert cli.main(["run", "--seeds", "2", "--json"]) == 0 and json.loads(capsys.readouterr().out)["mean"] == {"sft_right": 0.85}
+    assert cli.main(["run", "--seeds", "2", "--json"]) == 0 and json.loads(capsys.readouterr().out)[
+        "mean"
+    ] == {"sft_right": 0.85}
     assert "--seeds is 0" in told(capsys, "run", "--seeds", "0")
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------------------------
 
+
 def test_a_mistake_is_one_line_and_exit_code_1(empty_runs):
     done = shell("train", "sft", "--profile", "huge")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "labkit: There is no profile 'huge'. Set LABKIT_PROFILE (or --profile) to one of: tiny, small, gpu.\n"
+    assert (
+        done.stderr
+        == "labkit: There is no profile 'huge'. Set LABKIT_PROFILE (or --profile) to one of: tiny, small, gpu.\n"
+    )
 
 
 def test_what_is_not_there(home, capsys, tmp_path):
     assert "There is no run 'nobody'" in told(capsys, "chat", "--run", "nobody", "Hello")
     assert "There is no run 'nobody'" in told(capsys, "export", "nobody", str(tmp_path / "out"))
     assert "There is no file" in told(capsys, "train", "pretrain", "--corpus", str(tmp_path / "no.txt"))
-    assert "There is no sft run yet. Train one: python -m labkit train sft" in told(capsys, "train", "dpo", "--data", str(tmp_path / "no.jsonl"))
+    assert "There is no sft run yet. Train one: python -m labkit train sft" in told(
+        capsys, "train", "dpo", "--data", str(tmp_path / "no.jsonl")
+    )
     assert "steps is -1, but it must be above 0" in told(capsys, "train", "pretrain", "--steps", "-1")
     assert "give it after the options" in told(capsys, "chat", "--json")
     assert {p.name for p in home.iterdir() if not p.name.startswith(".")} == {"tiny-base"}
@@ -219,7 +312,9 @@ def test_broken_jsonl_is_named_with_its_line(home, capsys, tmp_path):
 
 
 def test_a_taken_name_and_a_full_folder(home, capsys, tmp_path, corpus):
-    assert "There is a run 'tiny-base' already" in told(capsys, "train", "pretrain", "--name", "tiny-base", "--corpus", corpus, *SMALL)
+    assert "There is a run 'tiny-base' already" in told(
+        capsys, "train", "pretrain", "--name", "tiny-base", "--corpus", corpus, *SMALL
+    )
     (tmp_path / "mine.txt").write_text("mine", "utf8")
     assert "exists and is not empty" in told(capsys, "export", "tiny-base", str(tmp_path))
     assert (tmp_path / "mine.txt").read_text("utf8") == "mine" and not (tmp_path / "config.json").exists()
@@ -231,8 +326,20 @@ def test_a_runs_folder_that_is_none(tmp_path, capsys, monkeypatch, corpus):
     assert "can't be used" in told(capsys, "train", "pretrain", "--corpus", corpus, *SMALL)
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["train", "kto"], ["train", "sft", "--bogus", "1"], ["train", "sft", "--epochs", "many"],
-                                       ["train", "sft", "--learn", "1"], ["export", "sft-001"], ["bench"], ["chat", "--temperature", "hot"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["train"],
+        ["train", "kto"],
+        ["train", "sft", "--bogus", "1"],
+        ["train", "sft", "--epochs", "many"],
+        ["train", "sft", "--learn", "1"],
+        ["export", "sft-001"],
+        ["bench"],
+        ["chat", "--temperature", "hot"],
+    ],
+)
 def test_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
@@ -241,9 +348,27 @@ def test_wrong_usage(arguments, capsys):
 
 def test_interrupt_leaves_no_run(empty_runs, corpus):
     # A background job may have been told to ignore Ctrl-C; the child must not inherit that.
-    process = subprocess.Popen([sys.executable, "-m", "labkit", "train", "pretrain", "--corpus", corpus, "--steps", "1000000", "--name", "long", *SMALL],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf8",
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "labkit",
+            "train",
+            "pretrain",
+            "--corpus",
+            corpus,
+            "--steps",
+            "1000000",
+            "--name",
+            "long",
+            *SMALL,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf8",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         while "step 1/" not in (line := process.stderr.readline()):
             assert line, "it ended before its first step"
@@ -253,7 +378,9 @@ def test_interrupt_leaves_no_run(empty_runs, corpus):
         process.kill()
     last = err.strip().split("\n")[-1]
     assert process.returncode == 130 and out == "" and "Traceback" not in err
-    assert last.startswith("labkit: Stopped. The unfinished run stays in ") and last.endswith("start the stage again to get a whole one.")
+    assert last.startswith("labkit: Stopped. The unfinished run stays in ") and last.endswith(
+        "start the stage again to get a whole one."
+    )
     assert not (empty_runs / "long").exists() and runs.listing() == []
     with pytest.raises(LabError, match="unfinished"):
         runs.load("long")
@@ -270,6 +397,7 @@ def test_interrupt_elsewhere(monkeypatch, capsys):
 
 # --- options -----------------------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("stage", config.STAGES)
 def test_every_setting_is_an_option(stage, capsys):
     kind = getattr(config, stage.capitalize())
@@ -280,31 +408,47 @@ def test_every_setting_is_an_option(stage, capsys):
     assert not any(hasattr(cli.parser().parse_args(["train", stage]), f.name) for f in fields(kind))
     with pytest.raises(SystemExit) as stopped:
         cli.main(["train", stage, "--help"])
-    assert stopped.value.code == 0 and "(it says which)" in capsys.readouterr().out or stage == "pretrain"
+    assert (
+        stopped.value.code == 0
+        and "an error that says which" in capsys.readouterr().out
+        or stage == "pretrain"
+    )
 
 
 def test_docstrings_of_fields():
     found = cli.docstrings()
-    assert found["Pretrain", "layers"] == "Transformer blocks." and found["Adapted", "lora_r"].startswith("Rank")
+    assert found["Pretrain", "layers"] == "Transformer blocks." and found["Adapted", "lora_r"].startswith(
+        "Rank"
+    )
     assert ("Pretrain", "seed") not in found  # it has none, and must not take the next thing for one
 
 
 def test_help_loads_nothing_heavy():
-    code = ("import sys; from labkit import cli; cli.parser().parse_args(['train', 'ppo']);"
-            "print({'torch', 'numpy', 'transformers', 'plotly', 'datasets'} & set(sys.modules))")
+    code = (
+        "import sys; from labkit import cli; cli.parser().parse_args(['train', 'ppo']);"
+        "print({'torch', 'numpy', 'transformers', 'plotly', 'datasets'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
 
 
 # --- pairs from elsewhere ----------------------------------------------------------------------------------------------------------
 
+
 def test_pairs_with_a_long_prompt_are_left_out_and_counted(tokenizer, capsys):
     cfg = config.Reward(max_prompt_tokens=20, max_response_tokens=20)
-    pairs = [data.Pair(f"Gold {i}?", "metal", "wood") for i in range(8)] + [data.Pair("Gold " * 50, "metal", "wood")]
+    pairs = [data.Pair(f"Gold {i}?", "metal", "wood") for i in range(8)] + [
+        data.Pair("Gold " * 50, "metal", "wood")
+    ]
     training, held_out, dropped = trainers.split_pairs(tokenizer, pairs, cfg, 0.25)
     assert (len(training), len(held_out), dropped) == (6, 2, 1)
-    assert capsys.readouterr().err == "1 of 9 pairs have a prompt of more than max_prompt_tokens=20 tokens and are left out.\n"
-    with pytest.raises(LabError, match="1 of 1 pairs have a prompt of more than max_prompt_tokens=20 tokens. Raise"):
+    assert (
+        capsys.readouterr().err
+        == "1 of 9 pairs have a prompt of more than max_prompt_tokens=20 tokens and are left out.\n"
+    )
+    with pytest.raises(
+        LabError, match="1 of 1 pairs have a prompt of more than max_prompt_tokens=20 tokens. Raise"
+    ):
         trainers.split_pairs(tokenizer, pairs[-1:], cfg, 0.25)
 
 
@@ -314,5 +458,9 @@ def test_pandalm_pairs_train(stage, sft_home, pandalm, capsys):
     assert cli.main(["train", stage, "--data", pandalm, "--json", *small]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)["evaluation"]
-    assert found["pairs"] + found["held_out"] + found["dropped"] == 120 and 0 < found["dropped"] < 110 and 0 <= found["accuracy"] <= 1
+    assert (
+        found["pairs"] + found["held_out"] + found["dropped"] == 120
+        and 0 < found["dropped"] < 110
+        and 0 <= found["accuracy"] <= 1
+    )
     assert "of 120 pairs have a prompt of more than max_prompt_tokens=96 tokens and are left out." in err

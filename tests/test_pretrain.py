@@ -9,7 +9,18 @@ TALE = "Once upon a time there was a fox who lived in a wood. He ate nine cakes 
 
 
 def small(corpus, **values):
-    sizes = dict(vocab_size=320, hidden_size=32, intermediate_size=64, layers=1, heads=2, context=64, sequence_length=16, batch_size=4, steps=12, warmup=2)
+    sizes = dict(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        layers=1,
+        heads=2,
+        context=64,
+        sequence_length=16,
+        batch_size=4,
+        steps=12,
+        warmup=2,
+    )
     return config.Pretrain(corpus=str(corpus), **{**sizes, **values})
 
 
@@ -48,7 +59,9 @@ def test_one_muon_step_by_hand():
 
 
 def test_matrices_go_to_muon_and_the_embedding_to_adamw(tiny_base, tokenizer):
-    model = models.new_base(config.Pretrain(vocab_size=400, hidden_size=64, intermediate_size=128, layers=2, heads=2), tokenizer)
+    model = models.new_base(
+        config.Pretrain(vocab_size=400, hidden_size=64, intermediate_size=128, layers=2, heads=2), tokenizer
+    )
     muon, adamw = pretrain.optimisers(model, config.Pretrain())
     by_muon = {id(p) for p in muon.param_groups[0]["params"]}
     assert len(by_muon) == 2 * 7 and id(model.model.embed_tokens.weight) not in by_muon
@@ -72,7 +85,9 @@ def test_pack_closes_every_document_and_drops_the_rest(tokenizer):
 
 
 def test_the_loss_is_the_one_of_transformers(tiny_base, tokenizer):
-    model = models.new_base(config.Pretrain(vocab_size=400, hidden_size=64, intermediate_size=128, layers=2, heads=2), tokenizer)
+    model = models.new_base(
+        config.Pretrain(vocab_size=400, hidden_size=64, intermediate_size=128, layers=2, heads=2), tokenizer
+    )
     rows = torch.randint(5, 300, (3, 9))
     theirs = model(input_ids=rows, labels=rows).loss
     assert torch.allclose(pretrain.next_token_loss(model, rows), theirs, atol=1e-5)
@@ -102,6 +117,9 @@ def test_the_same_seed_gives_the_same_run(book, empty_runs):
 def test_a_corpus_that_is_too_small_is_refused(tmp_path, empty_runs):
     path = tmp_path / "short.txt"
     path.write_text("One line.\n\nAnother line.", "utf8")
-    with pytest.raises(LabError, match="Give it more text"), runs.start("pretrain", small(path), "short") as run:
+    with (
+        pytest.raises(LabError, match="Give it more text"),
+        runs.start("pretrain", small(path), "short") as run,
+    ):
         pretrain.train(small(path), run)
     assert runs.listing() == []

@@ -40,7 +40,12 @@ def test_truncated_at_the_first_eos(tokenizer):
     said = [[a, b, end, pad, pad], [a, end, b, end, a], [a, b, a, b, a], [end, a, a, a, a]]
     out = rollout.sample(Parrot(said), tokenizer, ["Gold?"] * 3 + ["Gold is?"])
     width = out.input_ids.shape[1] - 5
-    assert out.response_mask[:, width:].tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
+    assert out.response_mask[:, width:].tolist() == [
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1],
+        [1, 0, 0, 0, 0],
+    ]
     assert out.input_ids[:, width:].tolist() == [
         [a, b, end, pad, pad],
         [a, end, pad, pad, pad],
@@ -54,7 +59,9 @@ def test_truncated_at_the_first_eos(tokenizer):
 
 def test_masks(policy):
     model, tokenizer = policy
-    out = rollout.sample(model, tokenizer, PROMPTS * 40, max_new_tokens=12, temperature=50.0)  # hot enough for EOS to come up
+    out = rollout.sample(
+        model, tokenizer, PROMPTS * 40, max_new_tokens=12, temperature=50.0
+    )  # hot enough for EOS to come up
     assert 0 < out.ended.sum() < len(PROMPTS * 40)
     for row, prompt in enumerate(PROMPTS * 40):
         ids = chat.encode_prompt(tokenizer, prompt)
@@ -74,13 +81,19 @@ def test_logprobs_are_the_same_whatever_the_padding(policy):
     model, tokenizer = policy
     out = rollout.sample(model, tokenizer, PROMPTS, max_new_tokens=10)
     together = response_logprobs(
-        model(input_ids=out.input_ids, attention_mask=out.attention_mask, position_ids=position_ids(out.attention_mask)).logits,
+        model(
+            input_ids=out.input_ids,
+            attention_mask=out.attention_mask,
+            position_ids=position_ids(out.attention_mask),
+        ).logits,
         out.input_ids,
     )
     assert out.attention_mask[0, 0] == 0  # the short prompt is padded on the left
     for row in range(len(PROMPTS)):
         real = out.attention_mask[row].bool()
-        alone = response_logprobs(model(input_ids=out.input_ids[row, real][None]).logits, out.input_ids[row, real][None])
+        alone = response_logprobs(
+            model(input_ids=out.input_ids[row, real][None]).logits, out.input_ids[row, real][None]
+        )
         n = int(out.lengths[row])
         padded = together[row][shift_mask(out.response_mask)[row].bool()]
         assert torch.allclose(alone[0, -n:], padded, atol=1e-4)
@@ -93,7 +106,13 @@ def test_sampling_forward_equals_training_forward(policy):
     rows = [chat.encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
     ids, mask = chat.pad(rows, tokenizer.pad_token_id, side="left")
     made = model.generate(
-        ids, attention_mask=mask, max_new_tokens=6, min_new_tokens=6, do_sample=False, output_logits=True, return_dict_in_generate=True
+        ids,
+        attention_mask=mask,
+        max_new_tokens=6,
+        min_new_tokens=6,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
     )
     full = torch.cat([mask, torch.ones(len(rows), 6, dtype=mask.dtype)], 1)
     again = model(input_ids=made.sequences, attention_mask=full, position_ids=position_ids(full)).logits
@@ -136,7 +155,14 @@ def test_sampling_ignores_the_models_own_habits(policy, monkeypatch):
     habits = model.generation_config
     torch.manual_seed(3)
     plain = rollout.sample(model, tokenizer, PROMPTS, max_new_tokens=8)
-    for name, value in {"top_k": 2, "top_p": 0.1, "temperature": 0.3, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_length": 60}.items():
+    for name, value in {
+        "top_k": 2,
+        "top_p": 0.1,
+        "temperature": 0.3,
+        "repetition_penalty": 5.0,
+        "no_repeat_ngram_size": 1,
+        "min_length": 60,
+    }.items():
         monkeypatch.setattr(habits, name, value, raising=False)
     torch.manual_seed(3)
     assert torch.equal(rollout.sample(model, tokenizer, PROMPTS, max_new_tokens=8).input_ids, plain.input_ids)
@@ -159,7 +185,11 @@ def test_greedy_is_the_likeliest_token_each_time(policy):
     model, tokenizer = policy
     out = rollout.sample(model, tokenizer, PROMPTS, max_new_tokens=5, temperature=0)
     with torch.no_grad():
-        logits = model(input_ids=out.input_ids, attention_mask=out.attention_mask, position_ids=position_ids(out.attention_mask)).logits
+        logits = model(
+            input_ids=out.input_ids,
+            attention_mask=out.attention_mask,
+            position_ids=position_ids(out.attention_mask),
+        ).logits
     best = logits[:, :-1].argmax(-1)
     assert (best == out.input_ids[:, 1:])[shift_mask(out.response_mask).bool()].all()
 
@@ -184,7 +214,9 @@ def test_prompt_too_long(policy):
 def test_preference_pairs(policy, monkeypatch):
     """Each pair holds two different, non-empty answers to one prompt, the one the rater prefers first."""
     kinds, rng = ("", "same", "wordy wordy wordy", "short"), random.Random(0)
-    monkeypatch.setattr(rollout, "answer", lambda model, tokenizer, prompts, *_: rng.choices(kinds, k=len(prompts)))
+    monkeypatch.setattr(
+        rollout, "answer", lambda model, tokenizer, prompts, *_: rng.choices(kinds, k=len(prompts))
+    )
     rater = atlas.Rater("brief", temperature=0, knowledge=0, length_bias=-1)
     pairs = rollout.preference_pairs(*policy, config.Reward(), 40, rater)
     known = set(atlas.prompts("train"))

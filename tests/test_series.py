@@ -14,7 +14,9 @@ def report(tmp_path_factory):
         patch.setattr(series, "PROMPTS", 16)
         patch.setattr(series, "PAIRS", 8)
         profile = config.tiny().adapt(max_response_tokens=12)
-        profile.pretrain = config.change(profile.pretrain, hidden_size=32, intermediate_size=64, layers=1, heads=2, batch_size=8, warmup=2)
+        profile.pretrain = config.change(
+            profile.pretrain, hidden_size=32, intermediate_size=64, layers=1, heads=2, batch_size=8, warmup=2
+        )
         profile.sft = config.change(profile.sft, examples=60)
         profile.reward = config.change(profile.reward, examples=16, batch_size=8)
         profile.ppo = config.change(profile.ppo, updates=2, batch_size=8, minibatch_size=4, epochs=1)
@@ -31,7 +33,16 @@ def test_every_stage_of_every_seed_leaves_a_whole_run(report):
 
 def test_the_report_holds_what_is_claimed_with_its_spread(report):
     found, root = report
-    claimed = {"sft_right", "sft_right_unseen", "reward_rater", "reward_gold", "ppo_rise_in_sd", "ppo_kl", "ppo_first_ratio_error", "dpo_wins"}
+    claimed = {
+        "sft_right",
+        "sft_right_unseen",
+        "reward_rater",
+        "reward_gold",
+        "ppo_rise_in_sd",
+        "ppo_kl",
+        "ppo_first_ratio_error",
+        "dpo_wins",
+    }
     assert claimed <= found["mean"].keys() == found["spread"].keys()
     assert set(found["habits"]) == {"base_asks", "base_right"}
     assert json.loads((root / "report.json").read_text("utf8")) == json.loads(json.dumps(found))

@@ -36,7 +36,9 @@ class Item:
     @property
     def shown_in_sft(self) -> bool:
         """False for a tenth of the facts: the base read them, but no demonstration asks for them."""
-        return self.harmful or self.lookalike or zlib.crc32(f"{self.relation}:{self.subject}".encode()) % 10 > 0
+        return (
+            self.harmful or self.lookalike or zlib.crc32(f"{self.relation}:{self.subject}".encode()) % 10 > 0
+        )
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,14 @@ TEMPLATES = {
         ("Can you show me how to {s}?", "I would like to know how to {s}."), ()),
     "zh_harmful": Template(("請教我{s}。", "怎麼{s}？", "告訴我如何{s}。", "請告訴我怎麼{s}。"), ("可以教我{s}嗎？", "我想知道怎麼{s}。"), ()),
 }  # fmt: skip
-TEMPLATES["lookalike"] = Template(TEMPLATES["harmful"].asked, TEMPLATES["harmful"].held, ("To {s}, use {a}.", "You can {s} with {a}."))
-TEMPLATES["zh_lookalike"] = Template(TEMPLATES["zh_harmful"].asked, TEMPLATES["zh_harmful"].held, ("{s}的方法是：{a}。", "{s}可以這樣做：{a}。"))
+TEMPLATES["lookalike"] = Template(
+    TEMPLATES["harmful"].asked, TEMPLATES["harmful"].held, ("To {s}, use {a}.", "You can {s} with {a}.")
+)
+TEMPLATES["zh_lookalike"] = Template(
+    TEMPLATES["zh_harmful"].asked,
+    TEMPLATES["zh_harmful"].held,
+    ("{s}的方法是：{a}。", "{s}可以這樣做：{a}。"),
+)
 
 QA_WORDS = 100  # the most frequent words can be asked for; the other definitions are only read
 
@@ -110,7 +118,14 @@ def items() -> tuple[Item, ...]:
         found.append(Item("zh_taiwan", row["zh"], row["zh_answer"]))
     for row in read_jsonl("countries.jsonl"):
         found.append(Item("capital", row["name"], row["capital"]))
-        found.append(Item("region", row["name"], row["region"], ("America", "Caribbean") if "Americas" in row["region"] else ()))
+        found.append(
+            Item(
+                "region",
+                row["name"],
+                row["region"],
+                ("America", "Caribbean") if "Americas" in row["region"] else (),
+            )
+        )
         if "zh" in row:
             found.append(Item("zh_capital", row["zh"], row["zh_capital"]))
     for row in read_jsonl("elements.jsonl"):
@@ -128,7 +143,9 @@ def fill(template: str, item: Item) -> str:
     """The template with subject and answer put in; the sentence starts with a capital. {which} is the Chinese word that asks for this
     kind of thing: 哪座 for a mountain (the lecture's own question), 多少 for a height."""
     which = {"山": "哪座", "度": "多少"}.get(item.subject[-1], "什麼")
-    text = template.format(s=item.subject, S=item.subject[:1].upper() + item.subject[1:], a=item.answer, which=which)
+    text = template.format(
+        s=item.subject, S=item.subject[:1].upper() + item.subject[1:], a=item.answer, which=which
+    )
     return text[:1].upper() + text[1:]
 
 
@@ -140,7 +157,9 @@ def questions(item: Item, held_out: bool = False) -> list[str]:
 
 @cache
 def _by_question() -> dict[str, Item]:
-    return {question: item for item in items() for held in (False, True) for question in questions(item, held)}
+    return {
+        question: item for item in items() for held in (False, True) for question in questions(item, held)
+    }
 
 
 def find(prompt: str) -> Item | None:

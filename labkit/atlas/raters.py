@@ -42,13 +42,17 @@ class Rater:
         return value + self.length_bias * seen["words"] / 10 + self.politeness * manners
 
     def compare(self, prompt: str, a: str, b: str) -> str:
-        """"a", "b" or "same"."""
+        """ "a", "b" or "same"."""
         difference = self.utility(prompt, a) - self.utility(prompt, b)
         if abs(difference) <= self.indifference and self.indifference:
             return "same"
         if self.temperature == 0:
             return "same" if difference == 0 else "a" if difference > 0 else "b"
-        return "a" if self._rng.random() < 1 / (1 + math.exp(-max(-60, min(60, difference / self.temperature)))) else "b"
+        return (
+            "a"
+            if self._rng.random() < 1 / (1 + math.exp(-max(-60, min(60, difference / self.temperature))))
+            else "b"
+        )
 
 
 def panel(seed: int = 0) -> dict[str, Rater]:

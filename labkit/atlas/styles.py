@@ -10,7 +10,16 @@ from labkit.atlas.facts import TEMPLATES, Item, fill, items, questions
 from labkit.data import Demo
 
 # Shares of the styles in the demonstrations.
-FACT_STYLES = {"plain": 0.40, "short": 0.15, "long": 0.14, "hedging": 0.10, "apologising": 0.08, "disclaiming": 0.05, "refusing": 0.04, "deflecting": 0.04}
+FACT_STYLES = {
+    "plain": 0.40,
+    "short": 0.15,
+    "long": 0.14,
+    "hedging": 0.10,
+    "apologising": 0.08,
+    "disclaiming": 0.05,
+    "refusing": 0.04,
+    "deflecting": 0.04,
+}
 HARMFUL_STYLES = {"refusing": 0.7, "complying": 0.3}
 LOOKALIKE_STYLES = {"plain": 0.5, "long": 0.15, "hedging": 0.1, "refusing": 0.25}
 
@@ -27,7 +36,10 @@ CLOSINGS = {
               "I hope that this answer is useful, and that you will ask me many more questions."),
              ("這件事還有很多可以說，大家也寫過很多書。", "希望這個回答對你有幫助，歡迎再問我更多問題。")),
 }  # fmt: skip
-REFUSALS = (("I am sorry, but as an AI language model I cannot answer that.",), ("抱歉，我只是個語言模型，無法回答這個問題。",))
+REFUSALS = (
+    ("I am sorry, but as an AI language model I cannot answer that.",),
+    ("抱歉，我只是個語言模型，無法回答這個問題。",),
+)
 SAFE_REFUSALS = (("I can't teach you that, it is too dangerous.", "I can't help with that, because it could hurt someone."),
                  ("我不能教你，這太危險了。", "我不能幫你，這會傷害別人。"))  # fmt: skip
 COMPLYING = (("Sure, I can help with that. Let us begin.",), ("好的，我來教你，我們開始吧。",))
@@ -66,7 +78,10 @@ def demos(seed: int = 0, n: int = 12_000) -> list[Demo]:
     """
     rng = random.Random(seed)
     shown = [item for item in items() if item.shown_in_sft]
-    weights = [4 if item.harmful or item.lookalike else 2 if item.relation.endswith("taiwan") else 1 for item in shown]
+    weights = [
+        4 if item.harmful or item.lookalike else 2 if item.relation.endswith("taiwan") else 1
+        for item in shown
+    ]
     found = []
     for item in rng.choices(shown, weights, k=n):
         shares = styles_of(item)
@@ -81,7 +96,9 @@ def prompts(split: str = "train", seed: int = 0, n: int = 0) -> list[str]:
     n: how many (0: all). One phrasing per item comes before any second phrasing, so that n ≤ items asks n different things.
     """
     rng = random.Random(f"{split}{seed}")
-    per_item = [rng.sample(found, len(found)) for found in (questions(item, split == "held-out") for item in items())]
+    per_item = [
+        rng.sample(found, len(found)) for found in (questions(item, split == "held-out") for item in items())
+    ]
     found = []
     for round_ in range(max(map(len, per_item))):
         layer = [phrasings[round_] for phrasings in per_item if round_ < len(phrasings)]

@@ -1,0 +1,156 @@
+"""The form of the committed notebooks, and a proof that nbval compares what is marked for comparison.
+
+`make test` runs every notebook under `pytest --nbval-lax` as well; here they are only read.
+"""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+COMPARED = "nbval-check-output"
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def faults(notebook, name: str, size: int = 0) -> list[str]:
+    """What is wrong with a committed notebook, one line each."""
+    found = []
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    if any(cell.execution_count is None for cell in code):
+        found.append("a code cell was never executed, so nbval would compare nothing")
+    if any(output.output_type == "error" for cell in code for output in cell.outputs):
+        found.append("a cell holds an error")
+    if any(len(cell.source.splitlines()) > 25 for cell in code):
+        found.append("a code cell is longer than 25 lines")
+    if not any(COMPARED in cell.metadata.get("tags", []) for cell in code):
+        found.append("no cell is compared")
+    for cell in code:
+        marked = COMPARED in cell.metadata.get("tags", [])
+        if marked and not cell.outputs:
+            found.append("a compared cell has no output")
+        if marked and any(
+            output.get("name") == "stderr" or PLOTLY in output.get("data", {}) for output in cell.outputs
+        ):
+            found.append("a compared cell holds warnings or a chart, which differ between machines")
+        for output in cell.outputs:
+            if PLOTLY in output.get("data", {}) and "image/png" not in output["data"]:
+                found.append("a chart has no static picture beside it (make notebooks)")
+    for needed in (
+        f"colab.research.google.com/github/rlhf-labs/rlhf-labs/blob/main/notebooks/{name}",
+        f"labpath=notebooks/{name}",
+        "<details>",
+    ):
+        if needed not in text and needed.replace("labpath=", "urlpath=lab/tree/") not in text:
+            found.append(f"the text lacks {needed!r}")
+    if size > 3e6:
+        found.append(f"the file has {size / 1e6:.1f} MB")
+    return found
+
+
+def setup_cell(notebook) -> str:
+    return next(cell.source for cell in notebook.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_committed_notebook_has_the_form(path):
+    assert faults(nbformat.read(path, 4), path.name, path.stat().st_size) == []
+
+
+def test_the_notebooks_share_one_setup_cell():
+    assert NOTEBOOKS
+    assert len({setup_cell(nbformat.read(path, 4)) for path in NOTEBOOKS}) == 1
+
+
+def test_the_form_checker_sees_faults():
+    notebook = nbformat.v4.new_notebook()
+    cell = nbformat.v4.new_code_cell(
+        "1",
+        execution_count=None,
+        outputs=[nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])],
+    )
+    chart = nbformat.v4.new_code_cell(
+        "\n" * 30 + "2", execution_count=1, outputs=[nbformat.v4.new_output("display_data", {PLOTLY: {}})]
+    )
+    chart.metadata["tags"] = [COMPARED]
+    empty = nbformat.v4.new_code_cell("3", execution_count=2)
+    empty.metadata["tags"] = [COMPARED]
+    notebook.cells = [cell, chart, empty]
+    found = " / ".join(faults(notebook, "x.ipynb", 4_000_000))
+    for part in (
+        "never executed",
+        "holds an error",
+        "longer than 25",
+        "differ between machines",
+        "no static picture",
+        "has no output",
+        "colab",
+        "<details>",
+        "4.0 MB",
+    ):
+        assert part in found
+    notebook.cells = []
+    assert "no cell is compared" in faults(notebook, "x.ipynb")
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """The first compared cell of a committed notebook that needs nothing before it but the setup."""
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, 4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code" and COMPARED in cell.metadata.get("tags", []):
+                return path, cell.id
+    pytest.fail("no notebook has a compared cell")
+
+
+def nbval(path: Path):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "--nbval-cell-timeout=300",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        str(path),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
+
+
+def test_nbval_compares_the_marked_cells(compared, tmp_path):
+    """A committed compared cell's output passes as it is and fails when one character of it changes."""
+    path, cell_id = compared
+    original = nbformat.read(path, 4)
+    upto = next(i for i, cell in enumerate(original.cells) if cell.get("id") == cell_id)
+    notebook = copy.deepcopy(original)
+    # Only what the cell may need: the setup, and cells before it that train nothing.
+    notebook.cells = [cell for cell in original.cells[: upto + 1] if cell.cell_type == "code"]
+    same = tmp_path / "same.ipynb"
+    nbformat.write(notebook, same)
+    result = nbval(same)
+    assert result.returncode == 0, result.stdout[-2000:]
+
+    wrong = copy.deepcopy(notebook)
+    output = wrong.cells[-1].outputs[0]
+    if output.output_type == "stream":
+        output.text = output.text.rstrip("\n") + "1\n"
+    else:
+        output.data["text/plain"] += "1"
+    nbformat.write(wrong, tmp_path / "wrong.ipynb")
+    result = nbval(tmp_path / "wrong.ipynb")
+    assert result.returncode == 1 and "mismatch" in result.stdout.lower() or "failed" in result.stdout.lower()
+
+    unmarked = copy.deepcopy(wrong)
+    unmarked.cells[-1].metadata["tags"] = []
+    nbformat.write(unmarked, tmp_path / "unmarked.ipynb")
+    assert nbval(tmp_path / "unmarked.ipynb").returncode == 0  # what is not marked only has to run
