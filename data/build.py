@@ -34,18 +34,48 @@ PACKAGES = {
 }
 
 # Capitals that moved, are disputed or are counted differently by different people: a gold judge needs one right answer.
-NOT_SETTLED = set("Bolivia Burundi Benin Chile Israel Malaysia Macau Montserrat Nauru Netherlands Swaziland Tokelau Yemen".split()) | {
-    "Palestine, State of", "Sri Lanka", "South Africa", "Ivory Coast", "Western Sahara", "Serbia and Montenegro", "Antilles néerlandaises",
-    "Holy See (Vatican City State)", "Republic of Macedonia", "Equatorial Guinea", "Kazakhstan", "Tanzania", "Indonesia", "Georgia",
-    "Saint Martin (French part)", "Sint Maarten (Dutch part)", "Svalbard and Jan Mayen", "Bonaire, Sint Eustatius and Saba",
-    "Cocos (Keeling) Islands", "French Southern and Antarctic Lands", "British Indian Ocean Territory", "Virgin Islands, British",
-    "South Georgia", "Jersey", "Guernsey", "Isle of Man", "Christmas Island", "Norfolk Island",
-    "Palestine", "Hong Kong", "Taiwan"}  # Taiwan has a file of its own
+NOT_SETTLED = set(
+    "Bolivia Burundi Benin Chile Israel Malaysia Macau Montserrat Nauru Netherlands Swaziland Tokelau Yemen".split()
+) | {
+    "Palestine, State of",
+    "Sri Lanka",
+    "South Africa",
+    "Ivory Coast",
+    "Western Sahara",
+    "Serbia and Montenegro",
+    "Antilles néerlandaises",
+    "Holy See (Vatican City State)",
+    "Republic of Macedonia",
+    "Equatorial Guinea",
+    "Kazakhstan",
+    "Tanzania",
+    "Indonesia",
+    "Georgia",
+    "Saint Martin (French part)",
+    "Sint Maarten (Dutch part)",
+    "Svalbard and Jan Mayen",
+    "Bonaire, Sint Eustatius and Saba",
+    "Cocos (Keeling) Islands",
+    "French Southern and Antarctic Lands",
+    "British Indian Ocean Territory",
+    "Virgin Islands, British",
+    "South Georgia",
+    "Jersey",
+    "Guernsey",
+    "Isle of Man",
+    "Christmas Island",
+    "Norfolk Island",
+    "Palestine",
+    "Hong Kong",
+    "Taiwan",
+}  # Taiwan has a file of its own
 
 COARSE = re.compile(
     r"fuck|shit|bitch|cunt|dick|cock\b|pussy|porn|sex|nude|naked|rape|nazi|hitler|slut|whore|fag|nigg|retard|bastard|asshole|\bass\b|damn|"
     r"\bcum\b|boob|penis|vagina|horny|suicid|kill|murder|\bdie\b|drug|cocaine|heroin|weed|gun\b|jew|muslim|racis|trump|hell\b|crap|piss|"
-    r"\S+@\S+|https?:|www\.|\d{5,}", re.I)
+    r"\S+@\S+|https?:|www\.|\d{5,}",
+    re.I,
+)
 
 
 # What the word list can't drop without dropping a conversation for it: telephone numbers and account names become "...".
@@ -72,14 +102,33 @@ def countries(packages: Path) -> bytes:
                 cities[key] = names["city"]
         rows = {}
         wheel = zipfile.ZipFile(find(packages, "countryinfo"))
-        for name in sorted(n for n in wheel.namelist() if n.startswith("countryinfo/data/") and n.endswith(".json")):
+        for name in sorted(
+            n for n in wheel.namelist() if n.startswith("countryinfo/data/") and n.endswith(".json")
+        ):
             entry = json.loads(wheel.read(name))
             country, capital, region = entry["name"], entry.get("capital"), entry.get("region")
-            if not isinstance(capital, str) or not capital or not region or country in NOT_SETTLED or capital == country or len(country) > 24:
+            if (
+                not isinstance(capital, str)
+                or not capital
+                or not region
+                or country in NOT_SETTLED
+                or capital == country
+                or len(country) > 24
+            ):
                 continue
-            row = {"name": country, "capital": capital, "region": "the Americas" if region == "Americas" else region}
+            row = {
+                "name": country,
+                "capital": capital,
+                "region": "the Americas" if region == "Americas" else region,
+            }
             zh = chinese.territories.get(entry.get("ISO", {}).get("alpha2"))
-            if zh and capital in cities and len(zh) <= 3 and len(cities[capital]) <= 3 and zh != cities[capital]:
+            if (
+                zh
+                and capital in cities
+                and len(zh) <= 3
+                and len(cities[capital]) <= 3
+                and zh != cities[capital]
+            ):
                 row |= {"zh": zh, "zh_capital": cities[capital]}
             rows.setdefault(country, row)  # Curaçao has two files
     return jsonl(rows.values())
@@ -90,7 +139,9 @@ def elements(packages: Path) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(find(packages, "mendeleev")).extract("mendeleev/elements.db", folder)
         database = sqlite3.connect(f"{folder}/mendeleev/elements.db")
-        rows = database.execute("select name, symbol, atomic_number from elements where atomic_number <= 92 order by atomic_number").fetchall()
+        rows = database.execute(
+            "select name, symbol, atomic_number from elements where atomic_number <= 92 order by atomic_number"
+        ).fetchall()
         database.close()
     return jsonl({"name": name.lower(), "symbol": symbol, "number": number} for name, symbol, number in rows)
 
@@ -120,8 +171,14 @@ def words(packages: Path) -> bytes:
             category, text = gloss[parts[-int(parts[2])]]
             meaning = " ".join(text.split())
             # 05 animal, 06 artifact, 08 body, 13 food, 17 natural object, 20 plant
-            if category in ("05", "06", "08", "13", "17", "20") and re.fullmatch("(a|an|the|any) [a-z' -]+", meaning):
-                if 4 <= len(meaning.split()) <= 9 and not COARSE.search(meaning) and not re.search("corpse|dead|weapon|explosi|bomb", meaning):
+            if category in ("05", "06", "08", "13", "17", "20") and re.fullmatch(
+                "(a|an|the|any) [a-z' -]+", meaning
+            ):
+                if (
+                    4 <= len(meaning.split()) <= 9
+                    and not COARSE.search(meaning)
+                    and not re.search("corpse|dead|weapon|explosi|bomb", meaning)
+                ):
                     rows.append((-counts.get(parts[0], 0), parts[0], meaning))
     return jsonl({"word": word, "meaning": meaning} for _, word, meaning in sorted(rows)[:1000])
 
@@ -131,7 +188,9 @@ def dialogue(packages: Path) -> bytes:
     data = json.loads(zipfile.ZipFile(find(packages, "chitchat")).read("chitchat_dataset/dataset.json"))
     documents, size = [], 0
     for key in sorted(data):
-        turns = [" ".join(" ".join(message["text"] for message in turn).split()) for turn in data[key]["messages"]]
+        turns = [
+            " ".join(" ".join(message["text"] for message in turn).split()) for turn in data[key]["messages"]
+        ]
         turns = [turn for turn in turns if turn]
         text = "".join(f"- {turn}\n" for turn in turns)
         if len(turns) < 6 or COARSE.search(text) or not text.isascii() or max(map(len, turns)) > 300:
@@ -158,7 +217,13 @@ def compress(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-BUILDERS = {"countries.jsonl": countries, "elements.jsonl": elements, "words.jsonl": words, "dialogue.txt.gz": dialogue, "primer.txt": primer}
+BUILDERS = {
+    "countries.jsonl": countries,
+    "elements.jsonl": elements,
+    "words.jsonl": words,
+    "dialogue.txt.gz": dialogue,
+    "primer.txt": primer,
+}
 
 
 def find(packages: Path, start: str) -> str:
@@ -169,13 +234,26 @@ def find(packages: Path, start: str) -> str:
         sys.exit(f"{name} is not in {packages}: download it there, or run without --packages.")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != PACKAGES[name]:
-        sys.exit(f"{name} has SHA-256 {digest}, not {PACKAGES[name]}: another version would give other data. Download that version again.")
+        sys.exit(
+            f"{name} has SHA-256 {digest}, not {PACKAGES[name]}: another version would give other data. Download that version again."
+        )
     return str(path)
 
 
 def download(folder: Path):
     pins = ["countryinfo==1.0.1", "babel==2.18.0", "mendeleev==1.3.0", "chitchat-dataset==0.9.0"]
-    call(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder), *pins)
+    call(
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(folder),
+        *pins,
+    )
     call("npm", "pack", "--silent", "chinese-poetry@2.0.1", cwd=folder)
     call("apt-get", "download", "wordnet-base=1:3.0-37", cwd=folder)
 
@@ -185,12 +263,16 @@ def call(*command: str, cwd: Path | None = None):
     try:
         subprocess.run(command, cwd=cwd, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"`{' '.join(command[:4])} …` did not work ({error}). It needs pip, npm and Debian's apt-get and dpkg-deb. Where one is missing, "
-                 "download the files that PACKAGES names elsewhere and pass their folder: --packages DIR (dpkg-deb is needed all the same).")
+        sys.exit(
+            f"`{' '.join(command[:4])} …` did not work ({error}). It needs pip, npm and Debian's apt-get and dpkg-deb. Where one is missing, "
+            "download the files that PACKAGES names elsewhere and pass their folder: --packages DIR (dpkg-deb is needed all the same)."
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--packages", type=Path, help="folder with the packages, already downloaded")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     args = parser.parse_args()
@@ -199,7 +281,11 @@ def main():
         if not args.packages:
             download(packages)
         built = {name: build(packages) for name, build in BUILDERS.items()}
-    changed = [name for name, content in built.items() if not (OUT / name).exists() or (OUT / name).read_bytes() != content]
+    changed = [
+        name
+        for name, content in built.items()
+        if not (OUT / name).exists() or (OUT / name).read_bytes() != content
+    ]
     if args.check and changed:
         sys.exit(f"Not what the packages give: {', '.join(changed)}")
     for name in changed:
