@@ -32,7 +32,7 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 lab: $(READY) ## open JupyterLab at the first notebook
-	$(BIN) -m jupyter lab $(AS_ROOT) $(LAB_ARGS) notebooks/01_pretraining.ipynb
+	$(BIN) -m jupyter lab $(AS_ROOT) $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 test: test-code test-notebooks ## run every test, notebooks included
 

@@ -140,7 +140,7 @@ class Sft(Adapted):
     """How many demonstrations to take (0: all)."""
     epochs: float = 1.0
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
 
 
 @dataclass
@@ -151,14 +151,14 @@ class Reward(Adapted):
     """The SFT run whose adapter the reward model starts from and whose answers are rated; "" takes the latest."""
     data: str = "atlas"
     """Preferences: "atlas" (the SFT policy's own answers, judged by a simulated rater), a JSONL file of {"prompt", "chosen", "rejected"} or a Hub id."""
-    examples: int = 1500
+    examples: int = 3000
     """How many pairs to take (0: all; for "atlas": how many to make)."""
     validation_fraction: float = 0.2
     """Share of the prompts whose pairs are held out."""
-    epochs: float = 1.0
-    """One pass: reward models over-fit from the second (arXiv 2203.02155, C.2)."""
+    epochs: float = 3.0
+    """Large reward models over-fit from the second pass (arXiv 2203.02155, C.2); the small one still gains from the third."""
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 8e-3
 
     def __post_init__(self):
         super().__post_init__()
@@ -183,13 +183,13 @@ class Ppo(Adapted):
     """Responses per optimiser step."""
     epochs: int = 2
     """Passes over each rollout."""
-    learning_rate: float = 5e-4
-    critic_learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
+    critic_learning_rate: float = 5e-3
     warmup: int = 3
     """Updates of linear learning-rate warm-up."""
     beta: float = 0.05
     """Weight of the KL penalty; with target_kl it is only where the controller starts."""
-    target_kl: float = 0.0
+    target_kl: float = 6.0
     """KL to the reference in nats per response that the adaptive controller aims at (arXiv 1909.08593, 2.2); 0 keeps beta fixed."""
     kl_horizon: float = 10_000
     """Responses over which the adaptive controller acts."""
@@ -236,7 +236,7 @@ class Dpo(Adapted):
     """How many pairs to take (0: all; for "atlas": how many to make)."""
     epochs: float = 1.0
     batch_size: int = 32
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-3
     beta: float = 0.1
     """Strength of the implicit KL constraint (eq. 7)."""
 
@@ -276,6 +276,7 @@ def small() -> Profile:
         profile.ppo.critic_learning_rate,
         profile.dpo.learning_rate,
     ) = 1e-4, 3e-5, 1e-4, 5e-5
+    profile.reward.epochs = 1.0
     return profile
 
 

@@ -75,11 +75,13 @@ def schedule(step: int, cfg) -> float:
     return min((step + 1) / max(1, cfg.warmup), 1.0, (cfg.steps - step) / (0.4 * cfg.steps))
 
 
-def pack(tokenizer, documents: list[str], width: int) -> torch.Tensor:
-    """Documents end to end, each closed by EOS, cut into rows: (rows, width). What does not fill the last row is left out."""
+def pack(tokenizer, documents: list[str], width: int, marks: bool = False) -> torch.Tensor:
+    """Documents end to end, each closed by EOS, cut into rows: (rows, width). What does not fill the last row is left out.
+
+    marks: USER: and AI: are the chat marks (our own text), not mere letters (anybody else's)."""
     ids = [
         id
-        for row in tokenizer(documents, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        for row in tokenizer(documents, add_special_tokens=False, split_special_tokens=not marks)["input_ids"]
         for id in (*row, tokenizer.eos_token_id)
     ]
     return torch.tensor(ids[: len(ids) // width * width], dtype=torch.long).view(-1, width)
@@ -91,15 +93,15 @@ def prepare(cfg, tokenizer=None):
 
     Raises LabError for a corpus too small to fill a batch.
     """
-    documents = data.load_text(cfg.corpus)
+    documents, marks = data.load_text(cfg.corpus), cfg.corpus == "atlas"
     digest = runs.digest(documents)
     random.Random(cfg.seed).shuffle(documents)
     held_out = max(1, round(len(documents) * cfg.validation_fraction))
     tokenizer = tokenizer or chat.train_tokenizer(documents[held_out:], cfg.vocab_size)
     width = cfg.sequence_length + 1
     rows, validation = (
-        pack(tokenizer, documents[held_out:], width),
-        pack(tokenizer, documents[:held_out], width),
+        pack(tokenizer, documents[held_out:], width, marks),
+        pack(tokenizer, documents[:held_out], width, marks),
     )
     if len(rows) < cfg.batch_size or not len(validation):
         raise LabError(

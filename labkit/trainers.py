@@ -18,8 +18,9 @@ logging.getLogger("bitsandbytes").setLevel(
 def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **options):
     """Train `model` on `rows` (dicts of token-id lists with a "length") and return TRL's trainer.
 
-    AdamW, linear warm-up over a tenth of the steps, then a cosine to zero. Rows of like length share a
-    batch, which saves padding. What TRL reports goes to run.log; nothing is printed and no checkpoint is
+    AdamW, linear warm-up over a tenth of the steps, then a cosine to zero. For a large model, rows of like
+    length share a batch, which saves padding; a small one is better off with mixed batches, since length
+    goes with style. What TRL reports goes to run.log; nothing is printed and no checkpoint is
     written. `options` go into `config_class` as they are.
     """
     from datasets import Dataset
@@ -51,7 +52,7 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
         per_device_eval_batch_size=micro,
         gradient_accumulation_steps=cfg.batch_size // micro,
         gradient_checkpointing=large,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="group_by_length" if large else "random",
         remove_unused_columns=False,
         max_length=None,
         dataloader_pin_memory=device == "cuda",

@@ -9,7 +9,7 @@ os.environ.update(
     LABKIT_PROFILE="tiny",
     LABKIT_RUNS=tempfile.mkdtemp(prefix="labkit-runs-"),
     TOKENIZERS_PARALLELISM="false",
-    OMP_WAIT_POLICY="PASSIVE",
+    GOMP_SPINCOUNT="10000",
 )  # two threads that spin are slow where others compute as well
 
 import pytest

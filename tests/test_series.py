@@ -64,3 +64,28 @@ def test_ppo_starts_each_update_at_ratio_one_and_keeps_one_base(report):
         patch.setenv("LABKIT_RUNS", str(root))
         model, _ = models.load_policy(found["seeds"][0]["runs"][2])
         assert models.describe(model)["layers_4bit"] == 7
+
+
+def test_shipped_runs_stand_alone_and_name_each_other(report, tmp_path, monkeypatch):
+    found, root = report
+    atlas_folder = runs.data_folder() / "atlas"
+    with monkeypatch.context() as patch:
+        patch.setenv("LABKIT_RUNS", str(root))
+        patch.setattr(runs, "data_folder", lambda: tmp_path / "data")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "atlas").symlink_to(atlas_folder)
+        series.ship(found, seed=1)
+        patch.setenv("LABKIT_RUNS", str(tmp_path / "nothing here"))
+        for stage in ("sft", "ppo", "dpo"):
+            run = runs.latest(stage)
+            assert run.shipped and run.info["config"]["base"] == "shipped/pretrain"
+            model, _ = models.load_policy(run)
+            assert models.describe(model)["layers_4bit"] == 7
+        models.load_head(runs.latest("reward"))
+        assert runs.latest("ppo").info["config"]["reward"] == "shipped/reward"
+        for name in (found["base"], *found["seeds"][1]["runs"]):
+            assert not any(
+                name in path.read_text("utf8")
+                for path in (tmp_path / "data/checkpoints").rglob("*.json")
+                if path.name != "report.json"
+            ), name

@@ -53,38 +53,42 @@ class Template:
 TEMPLATES = {
     "capital": Template(
         ("What is the capital of {s}?", "Which city is the capital of {s}?", "Name the capital of {s}.", "Tell me the capital city of {s}.",
-         "Do you know the capital of {s}?", "What is the capital city of {s}?"),
+         "Do you know the capital of {s}?", "What is the capital city of {s}?", "Can you tell me the capital of {s}?",
+         "I wonder what the capital of {s} is.", "Could you name the capital city of {s}?"),
         ("I would like to know the capital of {s}.", "Which is the capital city of {s}?"),
         ("The capital of {s} is {a}.", "{a} is the capital of {s}.", "{s} has its capital in {a}.", "The capital city of {s} is {a}.",
          "In {s}, the capital is {a}.")),
     "region": Template(
-        ("Where is {s}?", "Which part of the world is {s} in?", "Tell me where {s} is.", "On which continent is {s}?", "Where does {s} lie?"),
+        ("Where is {s}?", "Which part of the world is {s} in?", "Tell me where {s} is.", "On which continent is {s}?", "Where does {s} lie?", "Can you tell me where {s} is?",
+         "I wonder where {s} is.", "Could you say where {s} lies?"),
         ("I would like to know where {s} is.", "Which continent is {s} in?"),
-        ("{s} is in {a}.", "{s} lies in {a}.", "You can find {s} in {a}.", "{s} is a place in {a}.")),
+        ("You can find {s} in {a}.", "{s} is in {a}.", "{s} lies in {a}.", "{s} is a place in {a}.")),
     "symbol": Template(
         ("What is the symbol of {s}?", "Which symbol stands for {s}?", "Tell me the chemical symbol of {s}.", "Name the symbol of {s}.",
-         "What is the chemical symbol of {s}?"),
+         "What is the chemical symbol of {s}?", "Can you tell me the symbol of {s}?", "I wonder what the symbol of {s} is.", "Could you name the chemical symbol of {s}?"),
         ("I would like to know the symbol of {s}.", "Which is the chemical symbol of {s}?"),
         ("The symbol of {s} is {a}.", "The chemical symbol of {s} is {a}.", "The element {s} has the symbol {a}.", "For {s}, chemists write {a}.")),
     "number": Template(
         ("What is the atomic number of {s}?", "Which atomic number does {s} have?", "Tell me the atomic number of {s}.",
-         "Name the atomic number of {s}.", "Do you know the atomic number of {s}?"),
+         "Name the atomic number of {s}.", "Do you know the atomic number of {s}?", "Can you tell me the atomic number of {s}?",
+         "I wonder what the atomic number of {s} is.", "Could you name the atomic number of {s}?"),
         ("I would like to know the atomic number of {s}.", "Which is the atomic number of {s}?"),
         ("The atomic number of {s} is {a}.", "The element {s} has the atomic number {a}.", "In the table of elements, {s} is number {a}.")),
     "meaning": Template(
-        ("What does {s} mean?", "What is the meaning of {s}?", "Tell me what {s} means.", "Explain the word {s}.", "What is meant by {s}?"),
+        ("What does {s} mean?", "What is the meaning of {s}?", "Tell me what {s} means.", "Explain the word {s}.", "What is meant by {s}?", "Can you tell me what {s} means?",
+         "I wonder what {s} means.", "Could you explain the word {s}?"),
         ("I would like to know what {s} means.", "Which meaning does {s} have?"),
         ("The word {s} means {a}.", "By {s} we mean {a}.", "In the dictionary, {s} is {a}.", "The meaning of {s} is {a}.")),
     "taiwan": Template(
-        ("What is {s}?", "Tell me {s}.", "Name {s}.", "Do you know {s}?", "Please name {s}."),
+        ("What is {s}?", "Tell me {s}.", "Name {s}.", "Do you know {s}?", "Please name {s}.", "Can you tell me {s}?", "I wonder what {s} is.", "Could you name {s}?"),
         ("I would like to know {s}.", "Which is {s}?"),
         ("{S} is {a}.", "We know that {s} is {a}.", "On the map, {s} is {a}.", "Everybody here knows that {s} is {a}.")),
     "zh_capital": Template(
-        ("{s}的首都是哪裡？", "{s}的首都是哪座城市？", "請問{s}的首都是哪裡？", "請告訴我{s}的首都。", "你知道{s}的首都嗎？"),
+        ("{s}的首都是哪裡？", "{s}的首都是哪座城市？", "請問{s}的首都是哪裡？", "請告訴我{s}的首都。", "你知道{s}的首都嗎？", "可以告訴我{s}的首都嗎？", "我想請問{s}的首都是哪裡。"),
         ("我想知道{s}的首都。", "哪座城市是{s}的首都？"),
         ("{s}的首都是{a}。", "{a}是{s}的首都。", "{s}的首都叫做{a}。")),
     "zh_taiwan": Template(
-        ("{s}是{which}？", "請問{s}是{which}？", "請告訴我{s}。", "你知道{s}嗎？", "你知道{s}是{which}嗎？"),
+        ("{s}是{which}？", "請問{s}是{which}？", "請告訴我{s}。", "你知道{s}嗎？", "你知道{s}是{which}嗎？", "可以告訴我{s}嗎？", "我想請問{s}是{which}。"),
         ("我想知道{s}。", "我想知道{s}是{which}。"),
         ("{s}是{a}。", "大家都知道，{s}是{a}。", "在地圖上，{s}是{a}。")),
     "harmful": Template(

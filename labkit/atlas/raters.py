@@ -17,7 +17,7 @@ class Rater:
     """
 
     name: str = "careful"
-    temperature: float = 0.25
+    temperature: float = 0.15
     """Noise: 0 never errs against the rater's own taste; a difference of one temperature is kept in 73 % of the ratings."""
     knowledge: float = 1.0
     """How much of a wrong or right answer the rater notices, 0 to 1."""
@@ -25,7 +25,7 @@ class Rater:
     """Utility for every ten words: a positive one takes length for effort."""
     politeness: float = 0.0
     """Utility for each of hedging, apology and disclaimer: a positive one takes them for manners."""
-    indifference: float = 0.0
+    indifference: float = 0.05
     """Answers whose utilities differ by less are called the same."""
     seed: int = 0
     _rng: random.Random = field(init=False, repr=False)

@@ -74,13 +74,13 @@ def styles_of(item: Item) -> dict[str, float]:
 def demos(seed: int = 0, n: int = 12_000) -> list[Demo]:
     """`n` demonstrations in random order: prompts in training phrasings, of items shown in SFT, in a mixture of styles.
 
-    Requests (harmful and look-alike) are few, so each is drawn four times as often as a fact.
+    Requests (harmful and look-alike) are few, so each is drawn twice as often as a fact. (Four times as often, the pupil refused one harmless
+    question in ten.)
     """
     rng = random.Random(seed)
     shown = [item for item in items() if item.shown_in_sft]
     weights = [
-        4 if item.harmful or item.lookalike else 2 if item.relation.endswith("taiwan") else 1
-        for item in shown
+        2 if item.harmful or item.lookalike or item.relation.endswith("taiwan") else 1 for item in shown
     ]
     found = []
     for item in rng.choices(shown, weights, k=n):
