@@ -1,8 +1,9 @@
-"""Measurements that take minutes: python -m labkit bench series | pretrain.
+"""Measurements that take minutes: python -m labkit bench series | pretrain | feedback.
 
 Each figure is taken on this machine and set beside what bounds it (the matrix-product rate) or beside a peer in the same process.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -138,6 +139,62 @@ def stop(process):
         except psutil.Error:
             continue
     process.wait()
+
+
+# --- ratings ------------------------------------------------------------------------------------------------------------------------
+
+
+def feedback(before: int = 10_000, adds: int = 500) -> dict:
+    """What the store costs a click: seconds of `add`, `undo` and `len` with `before` ratings in it, and of opening and reading it all;
+    and a click in a rating panel, until the next item stands there (without the way to the browser and back).
+
+    Measured on the disk of the runs folder, in a folder that is deleted afterwards. The slowest add counts most: it may hold a checkpoint
+    of the write-ahead log.
+    """
+    from labkit import panels
+    from labkit.feedback import Feedback, Store
+
+    one = Feedback(
+        "台灣最高的山？",
+        ("玉山。" * 100, "泰山。" * 100),
+        "pair",
+        0,
+        shown=(1, 0),
+        tags=("wordy",),
+        sources=("a", "b"),
+    )
+
+    def seconds(function, times: int = 1) -> list[float]:
+        found = []
+        for _ in range(times):
+            started = time.perf_counter()
+            function()
+            found.append(time.perf_counter() - started)
+        return sorted(found)
+
+    runs.root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=runs.root()) as folder:
+        with contextlib.closing(Store(Path(folder, "feedback.sqlite"))) as store:
+            store.extend([one] * before)
+        opening = seconds(lambda: Store(store.path).close())[0]
+        with contextlib.closing(Store(store.path)) as store:
+            added = seconds(lambda: store.add(one), adds)
+            panel = panels.rate([(one.prompt, one.responses)] * 100, store=store, rater="bench", fastest=0)
+            clicked = seconds(panel.verdicts["same"].click, 100)
+            return {
+                "ratings_before": before,
+                "adds": adds,
+                "add_seconds_median": median(added),
+                "add_seconds_p99": added[int(0.99 * (adds - 1))],
+                "add_seconds_max": added[-1],
+                "click_seconds_median": median(clicked),
+                "click_seconds_max": clicked[-1],
+                "undo_seconds_median": median(seconds(store.undo, 20)),
+                "len_seconds_median": median(seconds(store.__len__, 20)),
+                "all_seconds": seconds(store.all)[0],
+                "open_seconds": opening,
+                "store_bytes": store.path.stat().st_size,
+            }
 
 
 # --- pre-training ------------------------------------------------------------------------------------------------------------------

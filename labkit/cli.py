@@ -1,4 +1,4 @@
-"""The command line: python -m labkit info | run | train | chat | export | bench.
+"""The command line: python -m labkit info | run | train | chat | export | ratings | bench.
 
 Results go to standard output, progress and warnings to standard error; with --json standard output holds one JSON object and nothing
 else. Exit codes: 0 done, 1 a LabError (one line that says what to do), 2 wrong usage, 130 interrupted.
@@ -15,7 +15,8 @@ import inspect
 import json
 import math
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
+from pathlib import Path
 
 from labkit import LabError, __version__, config, runs
 from labkit.tables import table, visible, written
@@ -228,6 +229,127 @@ def export(args):
     }, f"{run.name} → {folder}\nLoad it with transformers: {loader}.from_pretrained({str(folder)!r})"
 
 
+def ratings_list(args):
+    """Show the ratings in the store, oldest first."""
+    kept = store(args)
+    judged = kept.all(args.rater, args.mode)
+    report = {"store": str(kept.path), "count": len(judged), "ratings": [asdict(one) for one in judged]}
+    shown = [
+        {
+            "time": one.time[:19],
+            "rater": one.rater,
+            "mode": one.mode,
+            "prompt": short(one.prompt),
+            "verdict": verdict(one),
+            "tags": ", ".join(one.tags),
+            "seconds": one.seconds or None,
+        }
+        for one in judged
+    ]
+    return (
+        report,
+        f"{table(shown, digits=1) if shown else ''}\n\n{len(judged):,} ratings in {kept.path}".lstrip(),
+    )
+
+
+def verdict(one) -> str:
+    """What a judgement says, in its responses' own words."""
+    if isinstance(one.verdict, str):
+        return one.verdict
+    if one.mode == "thumb":
+        return f"{'up' if one.verdict else 'down'}: {short(one.responses[0])}"
+    if one.mode == "scale":
+        return ", ".join(f"{score}: {short(text)}" for score, text in zip(one.verdict, one.responses))
+    order = one.verdict if one.mode == "rank" else (one.verdict, 1 - one.verdict)
+    return " > ".join(short(one.responses[i]) for i in order)
+
+
+def short(text: str) -> str:
+    """The beginning of a text, in one line."""
+    return visible(text if len(text) <= 40 else text[:39] + "…") or "(empty)"
+
+
+def ratings_export(args):
+    """Write the ratings to FOLDER: ratings.jsonl (everything), preferences.jsonl and thumbs.jsonl (for training)."""
+    kept = store(args)
+    report = {"count": len(kept)} | {name: str(path) for name, path in kept.export(args.folder).items()}
+    return report, lines(report)
+
+
+def ratings_import(args):
+    """Add the ratings of a file, whole or not at all; what is there already is passed over.
+
+    SOURCE: ratings.jsonl of an export, pairs (chosen, rejected) as text, messages or hh-rlhf's dialogues, thumbs (label), PandaLM's
+    three annotators, or a Hub id.
+    """
+    from labkit.feedback import Store
+
+    kept = Store(args.store)
+    report = {"new": kept.load(args.source), "count": len(kept), "store": str(kept.path)}
+    return report, f"{report['new']:,} new ratings; {kept.path} now holds {report['count']:,}."
+
+
+def ratings_agreement(args):
+    """Do raters agree, with one another and with themselves? With 95 % intervals."""
+    kept = store(args)
+    judged = kept.all(args.rater, args.mode)
+    if not judged:
+        raise LabError(f"{kept.path} holds no such rating. See: python -m labkit ratings list")
+    from labkit.agreement import agreement
+
+    report = agreement(judged)
+    raters = [
+        {
+            "rater": name,
+            **{key: figure(value) if key in ("consistency", "left") else value for key, value in one.items()},
+        }
+        for name, one in report["raters"].items()
+    ]
+    parts = [str(table(raters, digits=1))]
+    for kind in ("comparisons", "thumbs"):
+        found = [
+            {
+                "raters": " and ".join(one["raters"]),
+                "agreement": figure(one["agreement"]),
+                "Cohen's κ": figure(one["cohen"]),
+            }
+            for one in report[kind]["pairs"]
+        ]
+        if found:
+            parts.append(
+                f"{kind}\n{table(found)}\n\nFleiss' κ of all raters: {figure(report[kind]['fleiss'])}"
+            )
+    return report, "\n\n".join(parts)
+
+
+def figure(one: dict | None) -> str:
+    """ "0.85 (0.82 to 0.88, n 999)" """
+    if one is None or one["value"] is None:
+        return "–"
+    interval = f"{one['low']:.2f} to {one['high']:.2f}, " if one["low"] is not None else ""
+    return f"{one['value']:.2f} ({interval}n {one['n']:,})"
+
+
+def store(args):
+    """The store to read from. A command that only looks makes none."""
+    from labkit.feedback import Store
+
+    path = Path(args.store or runs.root() / "feedback.sqlite").expanduser()
+    if not path.exists():
+        raise LabError(
+            f"There are no ratings yet: {path} is not there. Rate something in notebook 05, or import a file."
+        )
+    return Store(path)
+
+
+def bench_feedback(args):
+    """How long a rating takes to reach the disk when 10,000 are in the store."""
+    from labkit import bench
+
+    report = bench.feedback()
+    return report, lines(report)
+
+
 def bench_series(args):
     """Execute the notebooks: seconds and peak memory of each."""
     profile = config.profile(args.profile).name
@@ -298,10 +420,29 @@ def parser() -> argparse.ArgumentParser:
     one = add(commands, "export", export)
     one.add_argument("run", metavar="RUN")
     one.add_argument("folder", metavar="FOLDER", help="a new or empty folder")
-    benches = group(commands, "bench", "measure: series, pretrain", "WHAT")
+    ratings = group(commands, "ratings", "what was rated: list, export, import, agreement", "WHAT")
+    for name, function, argument in (
+        ("list", ratings_list, ""),
+        ("export", ratings_export, "folder"),
+        ("import", ratings_import, "source"),
+        ("agreement", ratings_agreement, ""),
+    ):
+        one = add(ratings, name, function)
+        one.add_argument(
+            "--store", default="", metavar="FILE", help="the store [feedback.sqlite in the runs folder]"
+        )
+        if argument:
+            one.add_argument(argument, metavar=argument.upper())
+        else:
+            one.add_argument("--rater", metavar="NAME", help="of this rater only")
+            one.add_argument(
+                "--mode", metavar="MODE", help="of this mode only: pair, regenerated, thumb, rank or scale"
+            )
+    benches = group(commands, "bench", "measure: series, pretrain, feedback", "WHAT")
     one = add(benches, "series", bench_series)
     one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="[every notebook of notebooks/]")
     add_settings(add(benches, "pretrain", bench_pretrain), config.Pretrain)
+    add(benches, "feedback", bench_feedback)
     return top
 
 
@@ -314,8 +455,10 @@ def group(commands, name: str, text: str, metavar: str):
 
 def add(commands, name: str, function, text: str = "") -> argparse.ArgumentParser:
     """One command with the options that all have."""
-    text = (text or function.__doc__ or "").strip().replace("%", "%%")
-    one = commands.add_parser(name, help=text.partition("\n")[0], description=text, allow_abbrev=False)
+    text = (text or function.__doc__ or "").strip()
+    one = commands.add_parser(
+        name, help=text.partition("\n")[0].replace("%", "%%"), description=text, allow_abbrev=False
+    )
     one.set_defaults(command=function)
     one.add_argument("--json", action="store_true", help="print one JSON object")
     one.add_argument(

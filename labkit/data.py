@@ -28,7 +28,7 @@ def load_demos(source: str, limit: int = 0) -> list[Demo]:
     """Demonstrations: {"prompt", "response"} (or "completion"), {"messages"}, or {"instruction", "input",
     "output"}. limit 0: all.
     """
-    return _load(source, rows.demo, limit, lambda atlas: atlas.demos())
+    return load(source, rows.demo, limit, lambda atlas: atlas.demos())
 
 
 def load_pairs(source: str, limit: int = 0) -> list[Pair]:
@@ -40,26 +40,26 @@ def load_pairs(source: str, limit: int = 0) -> list[Pair]:
             "The atlas has no ready-made pairs: the reward and DPO stages make them from a policy's own "
             "answers. Name a file of pairs here."
         )
-    return _load(source, rows.pair, limit)
+    return load(source, rows.pair, limit)
 
 
 def load_ratings(source: str, limit: int = 0) -> list[Rating]:
     """Thumbs: {"prompt", "response", "label": true or false}. limit 0: all."""
-    return _load(source, rows.rating, limit)
+    return load(source, rows.rating, limit)
 
 
 def load_prompts(source: str, limit: int = 0) -> list[str]:
     """Prompts: a text file with one a line, or records with "prompt" (or "messages"). limit 0: all."""
     if _is_file(source) and not _looks_like_json(source):
         return _cut([line.strip() for line in read_text(source).split("\n") if line.strip()], limit)
-    return _load(source, rows.prompt, limit, lambda atlas: atlas.prompts("train"))
+    return load(source, rows.prompt, limit, lambda atlas: atlas.prompts("train"))
 
 
 def load_text(source: str) -> list[str]:
     """Documents to pre-train on: a text file is cut at its blank lines; records give their "text"."""
     if _is_file(source) and not _looks_like_json(source):
         return [part.strip() for part in re.split(r"\n[ \t]*\n", read_text(source)) if part.strip()]
-    return _load(source, lambda row: rows.field(row, "text"), 0, lambda atlas: atlas.corpus())
+    return load(source, lambda row: rows.field(row, "text"), 0, lambda atlas: atlas.corpus())
 
 
 def split(records: list, fraction: float, seed: int = 0) -> tuple[list, list]:
@@ -104,7 +104,8 @@ def save_jsonl(records: list, path: str | Path) -> Path:
             "can hold. Remove it."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
     return path
 
 
@@ -141,7 +142,7 @@ def read_text(source: str | Path) -> str:
     return text.replace("\r\n", "\n")
 
 
-def _load(source, read, limit, from_atlas=None) -> list:
+def load(source: str, read, limit: int = 0, from_atlas=None) -> list:
     """Records of one source; `read` turns a row (a dict) into a record or raises rows.Bad or rows.Skip."""
     if source == "atlas" and from_atlas:
         from labkit import atlas

@@ -57,7 +57,7 @@ def demo(row) -> Demo:
 
 def pair(row) -> Pair:
     if "response1" in row and "annotator1" in row:
-        return _pandalm(row)
+        return _majority(row)
     rater = str(row.get("rater") or "")
     if "prompt" in row:
         made = Pair(prompt(row), _answer(row, "chosen"), _answer(row, "rejected"), rater)
@@ -82,19 +82,24 @@ def _compared(prompt, chosen, rejected, rater) -> Pair:
     return Pair(prompt, chosen, rejected, rater)
 
 
-def _pandalm(row) -> Pair:
-    """PandaLM's human test set (arXiv 2306.05087): annotator1..3 say 0 tie, 1 first better, 2 second better;
-    the majority counts.
+def pandalm(row) -> tuple[str, tuple[str, str], list[int]]:
+    """(prompt, two responses, three votes) of PandaLM's human test set (arXiv 2306.05087): annotator1..3 say 0
+    tie, 1 first better, 2 second better.
     """
     votes = [row.get(f"annotator{i}") for i in (1, 2, 3)]
-    if any(isinstance(vote, bool) or vote not in (0, 1, 2) for vote in votes):
+    if any(type(vote) is not int or vote not in (0, 1, 2) for vote in votes):
         raise Bad(f"annotator1 to 3 are {votes}, but each must be 0, 1 or 2")
+    prompt = "\n\n".join(str(row[name]) for name in ("instruction", "input") if row.get(name))
+    # A few answers are the JSON value true where the model wrote the word: they mean their text.
+    return prompt, (str(row.get("response1", "")), str(row.get("response2", ""))), votes
+
+
+def _majority(row) -> Pair:
+    """PandaLM's row as one pair: the majority of the three votes counts."""
+    prompt, (first, second), votes = pandalm(row)
     vote, count = Counter(votes).most_common(1)[0]
     if vote == 0 or count < 2:
         raise Skip("pair without a winner")
-    # A few answers are the JSON value true where the model wrote the word: they mean their text.
-    first, second = (str(row.get(name, "")) for name in ("response1", "response2"))
-    prompt = "\n\n".join(str(row[name]) for name in ("instruction", "input") if row.get(name))
     return _compared(prompt, *((first, second) if vote == 1 else (second, first)), "human")
 
 

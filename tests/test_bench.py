@@ -41,6 +41,24 @@ def notebook(folder, name, *cells):
     return file
 
 
+def test_feedback_is_measured_in_a_store_of_its_own(empty_runs, capsys):
+    report = bench.feedback(before=50, adds=10)
+    assert report["ratings_before"] == 50 and report["adds"] == 10 and report["store_bytes"] > 50 * 500
+    assert 0 < report["add_seconds_median"] <= report["add_seconds_p99"] <= report["add_seconds_max"]
+    assert all(
+        report[f"{what}_seconds{kind}"] > 0
+        for what, kind in (("undo", "_median"), ("len", "_median"), ("all", ""), ("open", ""))
+    )
+    assert list(empty_runs.iterdir()) == []  # nothing stays, and the learner's store is not touched
+
+
+def test_bench_feedback_prints_its_report(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "feedback", lambda: {"add_seconds_max": 0.012})
+    assert cli.main(["bench", "feedback", "--json"]) == 0 and json.loads(capsys.readouterr().out) == {
+        "add_seconds_max": 0.012
+    }
+
+
 def test_where_a_curve_reaches_a_loss():
     curve = [
         {"seconds": 1.0, "tokens": 100, "loss": 4.0},

@@ -1,5 +1,6 @@
 """The command line: what it prints where, its exit codes, and that a mistake is told in one line."""
 
+import contextlib
 import io
 import json
 import os
@@ -277,6 +278,124 @@ def test_run_prints_a_report(empty_runs, capsys, monkeypatch):
     assert "--seeds is 0" in told(capsys, "run", "--seeds", "0")
 
 
+# --- ratings -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rated(empty_runs):
+    """A store in the runs folder with ratings of two people, in several modes."""
+    from labkit.feedback import Feedback, Store
+
+    with contextlib.closing(Store()) as store:
+        for rater, verdict in (("me", 0), ("you", 0), ("you", "skip")):
+            store.add(
+                Feedback(
+                    "台灣最高的山？",
+                    ("玉山", "泰\x1b山"),
+                    "pair",
+                    verdict,
+                    rater=rater,
+                    shown=(1, 0),
+                    seconds=2.0,
+                )
+            )
+        store.add(Feedback("Q" * 60, ("a", "b", ""), "rank", (1, 0, 2), tags=("wordy",)))
+        store.add(Feedback("Gold?", ("A metal.",), "thumb", False))
+        store.add(Feedback("Gold?", ("A metal.", "Wood"), "scale", (9, 2)))
+    return store.path
+
+
+def test_ratings_list(rated, capsys):
+    assert cli.main(["ratings", "list"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "| 台灣最高的山？" in out and "| 玉山 > 泰⟨1B⟩山" in out and "| skip" in out and "Q" * 39 + "…" in out
+    )
+    assert (
+        "b > a > (empty)" in out
+        and "| down: A metal." in out
+        and "9: A metal., 2: Wood" in out
+        and "wordy" in out
+    )
+    assert out.endswith(f"\n\n6 ratings in {rated}\n")
+    assert cli.main(["ratings", "list", "--rater", "you", "--mode", "pair", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["store"] == str(rated) and report["count"] == 2
+    assert [one["verdict"] for one in report["ratings"]] == [0, "skip"] and report["ratings"][0][
+        "rater"
+    ] == "you"
+    assert cli.main(["ratings", "list", "--rater", "nobody"]) == 0
+    assert capsys.readouterr().out == f"0 ratings in {rated}\n"
+
+
+def test_ratings_export_and_import(rated, tmp_path, capsys):
+    assert cli.main(["ratings", "export", str(tmp_path / "out"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["count"] == 6 and {
+        Path(report[name]).parent for name in ("ratings", "preferences", "thumbs")
+    } == {tmp_path / "out"}
+    again = ["ratings", "import", report["ratings"], "--store", str(tmp_path / "other.sqlite")]
+    assert cli.main([*again, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "new": 6,
+        "count": 6,
+        "store": str(tmp_path / "other.sqlite"),
+    }
+    assert (
+        cli.main(again) == 0
+        and capsys.readouterr().out == f"0 new ratings; {tmp_path / 'other.sqlite'} now holds 6.\n"
+    )
+    assert cli.main(["ratings", "list", "--json"]) == 0
+    ours = json.loads(capsys.readouterr().out)["ratings"]
+    assert cli.main(["ratings", "list", "--json", "--store", str(tmp_path / "other.sqlite")]) == 0
+    assert json.loads(capsys.readouterr().out)["ratings"] == ours
+    assert len(data.load_pairs(report["preferences"])) == 2 + 1 + 1  # an empty answer gives no pair
+
+
+def test_ratings_agreement(rated, capsys):
+    assert cli.main(["ratings", "agreement", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report) == ["raters", "comparisons", "thumbs"] and list(report["raters"]) == ["me", "you"]
+    (two,) = report["comparisons"]["pairs"]
+    assert two["raters"] == ["me", "you"] and two["agreement"] == {
+        "value": 1.0,
+        "low": None,
+        "high": None,
+        "n": 1,
+    }
+    assert report["raters"]["you"]["left"]["value"] == 0 and report["raters"]["you"]["seconds"] == 2.0
+    assert cli.main(["ratings", "agreement"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "| me and you | 1.00 (n 1) | –         |" in out
+        and "Fleiss' κ of all raters: –" in out
+        and "0.00 (0.00 to 0.79, n 1)" in out
+    )
+
+
+def test_ratings_of_pandalm(empty_runs, pandalm, capsys):
+    assert cli.main(["ratings", "import", pandalm, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["new"] == 3 * 999
+    assert cli.main(["ratings", "agreement"]) == 0
+    out = capsys.readouterr().out
+    assert "| annotator1 and annotator2 | 0.91 (0.90 to 0.93, n 999) | 0.85 (0.82 to 0.88, n 999) |" in out
+
+
+def test_ratings_mistakes(empty_runs, tmp_path, capsys):
+    for command in (["list"], ["agreement"], ["export", str(tmp_path / "out")]):
+        assert "There are no ratings yet" in told(capsys, "ratings", *command)
+    assert not empty_runs.exists()  # looking makes no store
+    (tmp_path / "bad.jsonl").write_text(
+        '{"prompt": "Q", "chosen": "a", "rejected": "b"}\n{"verdict": 1}\n', "utf8"
+    )
+    assert 'line 2: has no "prompt"' in told(capsys, "ratings", "import", str(tmp_path / "bad.jsonl"))
+    assert cli.main(["ratings", "list", "--json"]) == 0 and json.loads(capsys.readouterr().out)["count"] == 0
+    assert "holds no such rating" in told(capsys, "ratings", "agreement")
+    assert "is not a store of ratings" in told(
+        capsys, "ratings", "list", "--store", str(tmp_path / "bad.jsonl")
+    )
+
+
 # --- mistakes ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +456,9 @@ def test_a_runs_folder_that_is_none(tmp_path, capsys, monkeypatch, corpus):
         ["train", "sft", "--learn", "1"],
         ["export", "sft-001"],
         ["bench"],
+        ["ratings"],
+        ["ratings", "export"],
+        ["ratings", "delete"],
         ["chat", "--temperature", "hot"],
     ],
 )

@@ -1,0 +1,426 @@
+"""The rating panel in a real browser: JupyterLab started here, Chromium driven by playwright.
+
+LABKIT_SCREENSHOTS names a folder to keep the pictures in.
+"""
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from test_panels import EVIL
+
+from labkit.feedback import Feedback, Store
+from labkit.tables import visible
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+TOKEN = "a-token-for-the-tests"
+WAIT = 60_000  # ms: a busy machine is slow, a broken panel never comes
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (.ci/run installs one)")
+
+PROMPTS = (
+    "台灣最高的山是哪座？",
+    "What is the capital of France?",
+    "ما هو أعلى جبل في تايوان؟",
+    "日本で一番高い山は？",
+)
+ANSWERS = (
+    "玉山。海拔 3,952 公尺，位於台灣中部。",
+    "I'm sorry, but as an AI language model I can't be sure. It may be Yushan, it may be another mountain; it depends.",
+    "The capital of France is Paris.\n\nIt lies on the Seine, and more than two million people live there.",
+    "أعلى جبل في تايوان هو يوشان، وارتفاعه 3952 مترا.",
+    "富士山です。",
+    "Well, let me think about that. " * 60,
+)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab of its own: no settings, no network, its own runs folder."""
+    folder = tmp_path_factory.mktemp("lab")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = (
+        "JUPYTER_CONFIG_DIR",
+        "JUPYTER_DATA_DIR",
+        "JUPYTER_RUNTIME_DIR",
+        "IPYTHONDIR",
+        "LABKIT_RUNS",
+        "HOME",
+    )
+    own += ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+    environment = {
+        **os.environ,
+        **{name: str(folder / name.lower()) for name in own},
+        "PYTHONPATH": str(ROOT),
+    }
+    (folder / "notebooks").mkdir()
+    (folder / "home").mkdir()
+    quiet = (
+        folder
+        / "jupyterlab_settings_dir"
+        / "@jupyterlab"
+        / "apputils-extension"
+        / "notification.jupyterlab-settings"
+    )
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    options = {
+        "ServerApp.port": port, "ServerApp.ip": "127.0.0.1", "IdentityProvider.token": TOKEN,
+        "ServerApp.root_dir": folder / "notebooks", "LabApp.expose_app_in_browser": True,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root"]
+    with (folder / "log.txt").open("w") as log:
+        server = subprocess.Popen(
+            [*command, *(f"--{key}={value}" for key, value in options.items())],
+            env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{url}/api?token={TOKEN}", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "log.txt").read_text()
+                time.sleep(0.2)
+        yield SimpleNamespace(url=url, notebooks=folder / "notebooks", runs=folder / "labkit_runs")
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM, args=FLAGS, headless=True,
+            viewport={"width": 1280, "height": 900},
+        )  # fmt: skip
+        context.set_default_timeout(WAIT)
+        yield context
+        context.close()
+
+
+class Page:
+    """A notebook in JupyterLab, and the rating panel in it."""
+
+    def __init__(self, lab, browser, name, *cells):
+        self.lab, self.name = lab, name
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, lab.notebooks / f"{name}.ipynb")
+        self.page, self.asked = browser.new_page(), []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.panel = self.page.locator(".labkit-panel").first
+        self.open()
+        self.run()
+
+    def open(self):
+        self.page.goto(f"{self.lab.url}/doc/tree/{self.name}.ipynb?token={TOKEN}")
+        self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+        self.page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady")
+
+    def command(self, name, **options):
+        self.page.evaluate(
+            "([name, options]) => void jupyterapp.commands.execute(name, options)", [name, options]
+        )
+
+    def run(self):
+        self.command("notebook:run-all-cells")
+        self.ready()
+
+    def ready(self):
+        self.page.locator(".labkit-panel[data-keys] .labkit-text").first.wait_for()
+
+    def theme(self, name):
+        self.command("apputils:change-theme", theme=f"JupyterLab {name}")
+        self.page.wait_for_function(f"() => document.body.dataset.jpThemeName === 'JupyterLab {name}'")
+        time.sleep(0.5)
+
+    def cells(self) -> int:
+        return self.page.evaluate("() => jupyterapp.shell.currentWidget.content.widgets.length")
+
+    def texts(self) -> list[str]:
+        """The prompt and the answers, as they stand on the screen."""
+        return self.panel.locator(".labkit-text:visible").all_text_contents()
+
+    def rated(self, count, of):
+        self.panel.get_by_text(f"{count} of {of} rated").wait_for()
+        time.sleep(0.2)  # a person takes longer, and a panel ignores who is faster
+
+    def shot(self, name):
+        if folder := os.environ.get("LABKIT_SCREENSHOTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.panel.screenshot(path=Path(folder, f"{name}.png"))
+
+
+def rating_cell(items, mode="pair", **options):
+    return f"""
+from labkit import panels
+items = {items!r}
+panel = panels.rate(items, {mode!r}, **{options!r})
+panel"""
+
+
+def test_rate_undo_reload_restart_and_go_on(lab, browser):
+    items = [
+        (f"{PROMPTS[i % 4]} ({i})", (f"{ANSWERS[i % 6]} [{i}]", f"{ANSWERS[(i + 1) % 6]} [{i}b]"))
+        for i in range(50)
+    ]
+    view = Page(lab, browser, "rate", rating_cell(items, rater="clicker"), "after = 1")
+    page, rng, expected = view.page, random.Random(0), []
+
+    def rate(press, tags=(), note=""):
+        """One verdict, pressed by mouse or by keyboard; what it must become in the store."""
+        prompt, *answers = view.texts()
+        said = rng.choice(("A is better", "B is better", "Same", "Skip"))
+        press(said)
+        index, responses = len(expected), items[len(expected)][1]
+        assert prompt == items[index][0] and sorted(answers) == sorted(responses)
+        verdict = {"Same": "same", "Skip": "skip"}.get(said)
+        expected.append(
+            (
+                prompt,
+                responses.index(answers["AB".index(said[0])]) if verdict is None else verdict,
+                tags,
+                note,
+            )
+        )
+        view.rated(len(expected), 50)
+
+    def by_mouse(said):
+        view.panel.get_by_role("button", name=said, exact=True).click()
+
+    def by_key(said):
+        page.keyboard.press({"A is better": "1", "B is better": "2", "Same": "0", "Skip": "k"}[said])
+
+    def stored():
+        return [
+            (one.prompt, one.verdict, one.tags, one.note)
+            for one in Store(lab.runs / "feedback.sqlite").all("clicker")
+        ]
+
+    for i in range(20):
+        if i == 3:
+            view.panel.get_by_label("wordy").check()
+            view.panel.get_by_label("Note").fill("a note, by mouse")
+            rate(by_mouse, ("wordy",), "a note, by mouse")
+        else:
+            rate(by_mouse)
+    assert stored() == expected
+
+    # The keyboard: JupyterLab's own keys (cut, delete, insert above and below, run …) do nothing while the panel has the focus.
+    view.panel.locator(".labkit-prompt").click()
+    for key in ("x", "d", "d", "b", "a", "Enter", "Shift+Enter", "ArrowDown", "Escape"):
+        page.keyboard.press(key)
+    page.keyboard.press("a")  # a second time: the tag is off again
+    assert view.cells() == 2
+    view.rated(20, 50)
+    for i in range(20):
+        if i == 5:
+            page.keyboard.press("h")
+            page.keyboard.press("n")
+            page.keyboard.type("12 dd 寫 x")
+            page.keyboard.press("Escape")
+            rate(by_key, ("hedging",), "12 dd 寫 x")
+        else:
+            rate(by_key)
+    assert stored() == expected and view.cells() == 2
+
+    for undo in (lambda: page.keyboard.press("z"), lambda: by_mouse("Undo")):
+        undo()
+        expected.pop()
+        view.rated(len(expected), 50)
+        assert stored() == expected
+        rate(by_key)
+        rate(by_key)
+
+    # Ctrl+S still saves: a key with Ctrl is the notebook's. Then the page is loaded again, with the same kernel.
+    saved = (lab.notebooks / "rate.ipynb").stat().st_mtime_ns
+    page.keyboard.press("Control+s")
+    for _ in range(100):
+        if (lab.notebooks / "rate.ipynb").stat().st_mtime_ns != saved:
+            break
+        time.sleep(0.1)
+    assert "widget-view" in (lab.notebooks / "rate.ipynb").read_text()
+    view.open()
+    view.ready()
+    view.rated(len(expected), 50)
+    rate(by_mouse)
+    rate(by_key)
+    assert stored() == expected
+
+    view.command("kernelmenu:restart")
+    page.locator(".jp-Dialog .jp-mod-accept").click()
+    page.wait_for_function(
+        "() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
+    )
+    view.command("notebook:clear-all-cell-outputs")
+    view.panel.wait_for(state="detached")
+    view.run()
+    view.rated(len(expected), 50)
+    rate(by_mouse)
+    view.panel.locator(".labkit-prompt").click()
+    while len(expected) < 50:
+        rate(by_key)
+    assert stored() == expected
+    view.panel.get_by_text("Nothing is left to rate").wait_for()
+    page.keyboard.press("z")  # the keys still work where what had the focus is gone
+    view.rated(49, 50)
+    page.close()
+
+
+def test_model_text_is_text_in_the_browser(lab, browser):
+    view = Page(lab, browser, "evil", rating_cell([(evil, (evil, "short")) for evil in EVIL], rater="evil"))
+    page, before = view.page, len(view.asked)
+    page.on("dialog", lambda dialog: pytest.fail(f"a dialog: {dialog.message}"))
+    for i, evil in enumerate(EVIL):
+        view.rated(i, len(EVIL))
+        prompt, *answers = view.texts()
+        assert prompt == visible(evil, newline="\n") and sorted(answers) == sorted((prompt, "short"))
+        seen = page.evaluate("""() => {
+            const panel = document.querySelector('.labkit-panel').getBoundingClientRect();
+            const texts = [...document.querySelectorAll('.labkit-panel .labkit-text')];
+            return {
+                hacked: window.hacked ?? null,
+                elements: texts.flatMap(text => [...text.children]).length,
+                foreign: document.querySelectorAll(
+                    '.labkit-panel :is(script, img, a, h1, iframe, mjx-container, strong)').length,
+                outside: texts.filter(text => { const box = text.getBoundingClientRect();
+                    return box.left < panel.left || box.right > panel.right || box.bottom > panel.bottom }).length,
+                tall: texts.filter(text => text.clientHeight > innerHeight / 2).length,
+                wide: texts.filter(text => text.scrollWidth > text.clientWidth).length,
+                scrolls: texts.some(text => text.scrollHeight > text.clientHeight),
+            }; }""")
+        nothing = dict(hacked=None, elements=0, foreign=0, outside=0, tall=0, wide=0)
+        assert seen == {**nothing, "scrolls": len(evil) > 10_000}, ascii(evil[:40])
+        view.panel.get_by_role("button", name="Same", exact=True).click()
+    view.panel.get_by_text("Nothing is left to rate").wait_for()
+    assert not [url for url in view.asked[before:] if not url.startswith(("ws:", view.lab.url))]
+    assert not [url for url in view.asked if "x.png" in url or url.endswith("/x")]
+    page.close()
+
+
+def test_the_other_modes_by_keyboard(lab, browser):
+    prompt = PROMPTS[0]
+    keys = {
+        "regenerated": (ANSWERS[:2], ["1", "ArrowLeft", "ArrowRight", "1"], lambda shown: 1),
+        "thumb": (ANSWERS[:1], ["2"], lambda shown: False),
+        "rank": (ANSWERS[:4], ["3", "1", "2", "Backspace", "2", "4", "1", "s"], lambda shown: tuple(shown[p] for p in (1, 3, 0, 2))),
+        "scale": (ANSWERS[:3], ["7", "0", "1", "s"], lambda shown: tuple((7, 10, 1)[shown.index(i)] for i in range(3))),
+    }  # fmt: skip
+    for mode, (answers, presses, verdict) in keys.items():
+        cell = rating_cell([(prompt, answers), ("next", answers)], mode, rater="keys")
+        view = Page(lab, browser, mode, cell)
+        view.panel.locator(".labkit-prompt").click()
+        time.sleep(0.3)
+        for key in presses:
+            view.page.keyboard.press(key)
+        view.rated(1, 2)
+        one = Store(lab.runs / "feedback.sqlite").all("keys", mode)[0]
+        assert one.verdict == verdict(one.shown), mode
+        view.page.close()
+
+
+def test_a_screen_reader_is_told_what_each_part_is(lab, browser):
+    view = Page(lab, browser, "reader", rating_cell([(PROMPTS[0], ANSWERS[:2])], rater="reader"))
+    panel = view.page.get_by_role("group", name="Rating panel")
+    for name in ("Prompt", "Answer A", "Answer B"):
+        panel.get_by_role("group", name=name, exact=True).wait_for()
+    for name in ("A is better", "Same", "B is better", "Skip", "Undo"):
+        assert panel.get_by_role("button", name=name, exact=True).get_attribute("aria-keyshortcuts")
+    assert panel.get_by_role("checkbox").count() == 6
+    panel.get_by_role("textbox", name="Note").wait_for()
+    panel.get_by_role("progressbar", name="rated").wait_for()
+    panel.get_by_role("status").wait_for(state="attached")
+    # Tab goes through everything, and what has the focus can be seen.
+    view.panel.locator(".labkit-prompt").click()
+    seen = set()
+    for _ in range(20):
+        view.page.keyboard.press("Tab")
+        seen.add(
+            view.page.evaluate("""() => { const at = document.activeElement;
+            const box = at.closest('.widget-checkbox') ?? at;
+            return at.closest('.labkit-panel') ? [at.tagName, getComputedStyle(box).outlineStyle].join(' ') : '' }""")
+        )
+    assert {"BUTTON solid", "INPUT solid", "DIV solid"} <= seen and not any(s.endswith("none") for s in seen)
+    view.page.close()
+
+
+@pytest.mark.parametrize(
+    "mode, n", [("pair", 2), ("regenerated", 2), ("thumb", 1), ("rank", 4), ("scale", 3)]
+)
+def test_it_fits_every_width_in_both_themes(lab, browser, mode, n):
+    items = [(PROMPTS[2], (ANSWERS[3], ANSWERS[5], *ANSWERS[:2])[:n]), (PROMPTS[0], ANSWERS[:n])]
+    view = Page(lab, browser, f"look-{mode}", rating_cell(items, mode, rater="looks"))
+    view.page.set_viewport_size({"width": 800, "height": 1400})
+    view.shot(f"{mode}-right-to-left")
+    view.panel.get_by_role("button", name="Skip").click()
+    view.rated(1, 2)
+    view.panel.get_by_label("hedging").check()
+    for name in {"rank": "CA", "scale": "7"}.get(mode, ""):  # some of its buttons pressed
+        view.panel.get_by_role("button", name=name, exact=True).click()
+    for theme in ("Dark", "Light"):
+        view.theme(theme)
+        for width, height in ((1280, 1000), (800, 1400), (390, 1800)):
+            view.page.set_viewport_size({"width": width, "height": height})
+            time.sleep(0.4)
+            view.shot(f"{mode}-{theme.lower()}-{width}")
+            out = view.page.evaluate("""() => { const panel = document.querySelector('.labkit-panel');
+                const edge = panel.getBoundingClientRect();
+                return [...panel.querySelectorAll('button, input, .labkit-text, progress')].filter(part => {
+                    const box = part.getBoundingClientRect();
+                    return box.width && (box.right > edge.right + 1 || box.left < edge.left - 1);
+                }).map(part => part.outerHTML.slice(0, 80)); }""")
+            assert out == [], (theme, width)
+    view.page.set_viewport_size({"width": 1280, "height": 900})
+    view.page.close()
+
+
+def test_click_to_next_is_measured(lab, browser, record_property):
+    """With 10,000 ratings in the store: milliseconds from a key to the next prompt on the screen (printed, not asserted)."""
+    store = Store(lab.runs / "feedback.sqlite")
+    store.extend(
+        Feedback(f"q{i}", (ANSWERS[1], ANSWERS[2]), "pair", i % 2, rater="others") for i in range(10_000)
+    )
+    view = Page(
+        lab, browser, "speed", rating_cell([(f"prompt {i}", ANSWERS[1:3]) for i in range(25)], rater="quick")
+    )
+    view.panel.locator(".labkit-prompt").click()
+    times = []
+    for i in range(25):
+        view.rated(i, 25)
+        times.append(
+            view.page.evaluate("""() => new Promise(done => {
+            const start = performance.now(), prompt = document.querySelector('.labkit-panel .labkit-prompt');
+            const seen = new MutationObserver(() => { seen.disconnect(); requestAnimationFrame(() => done(performance.now() - start)) });
+            seen.observe(document.querySelector('.labkit-panel .labkit-head'), { childList: true, subtree: true, characterData: true });
+            prompt.closest('.labkit-panel').querySelector('.labkit-key-1').click(); })""")
+        )
+    figures = {
+        "median_ms": round(sorted(times)[12], 1),
+        "p90_ms": round(sorted(times)[22], 1),
+        "worst_ms": round(max(times), 1),
+    }
+    record_property("click_to_next", json.dumps(figures))
+    print(json.dumps(figures))
+    view.page.close()
