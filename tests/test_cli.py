@@ -408,13 +408,14 @@ def test_a_mistake_is_one_line_and_exit_code_1(empty_runs):
     )
 
 
-def test_what_is_not_there(home, capsys, tmp_path):
+def test_what_is_not_there(home, capsys, tmp_path, monkeypatch):
     assert "There is no run 'nobody'" in told(capsys, "chat", "--run", "nobody", "Hello")
     assert "There is no run 'nobody'" in told(capsys, "export", "nobody", str(tmp_path / "out"))
     assert "There is no file" in told(capsys, "train", "pretrain", "--corpus", str(tmp_path / "no.txt"))
-    assert "There is no sft run yet. Train one: python -m labkit train sft" in told(
-        capsys, "train", "dpo", "--data", str(tmp_path / "no.jsonl")
-    )
+    no_file = ("train", "dpo", "--data", str(tmp_path / "no.jsonl"))
+    assert "There is no file" in told(capsys, *no_file)  # the SFT model is the shipped one
+    monkeypatch.setattr(runs, "shipped", lambda stage: None)
+    assert "There is no sft run yet. Train one: python -m labkit train sft" in told(capsys, *no_file)
     assert "steps is -1, but it must be above 0" in told(capsys, "train", "pretrain", "--steps", "-1")
     assert "give it after the options" in told(capsys, "chat", "--json")
     assert {p.name for p in home.iterdir() if not p.name.startswith(".")} == {"tiny-base"}
