@@ -156,7 +156,7 @@ class Reward(Adapted):
     validation_fraction: float = 0.2
     """Share of the prompts whose pairs are held out."""
     epochs: float = 3.0
-    """Large reward models over-fit from the second pass (arXiv 2203.02155, C.2); the small one still gains from the third."""
+    """Large reward models over-fit from the second pass (arXiv 2203.02155, C.2); the small one gained from more than one."""
     batch_size: int = 32
     learning_rate: float = 8e-3
 

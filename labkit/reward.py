@@ -2,8 +2,9 @@
 
     loss = − log σ(score(prompt, chosen) − score(prompt, rejected))        (Bradley-Terry)
 
-Eq. 1 of arXiv 2203.02155. It starts from the SFT adapter and reads its score at the last token. Only differences of scores mean something, so at the
-end they are shifted and scaled to mean 0, variance 1 on the SFT policy's answers.
+Eq. 1 of arXiv 2203.02155. It starts from the SFT adapter and reads its score at the last token. Only
+differences of scores mean something, so at the end they are shifted and scaled to mean 0, variance 1 on the
+SFT policy's answers.
 """
 
 import torch

@@ -12,7 +12,8 @@ from importlib import import_module
 
 from labkit import atlas, charts, config, evals, models, rollout, runs
 
-# The shipped base: 18.6 M tokens. Over that many steps the lower rates win: the skill of looking back at the question forms late.
+# The shipped base: 18.6 M tokens. Rates are lower than a short run's: the skill of looking back at the question forms late, and formed
+# sooner at these in what we tried.
 FULL = {"steps": 9000, "muon_learning_rate": 0.012, "learning_rate": 0.003}
 PROMPTS = 300  # held-out prompts that the policies are measured on
 PAIRS = 300  # fresh pairs on held-out prompts for the reward model

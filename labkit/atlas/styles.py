@@ -74,8 +74,7 @@ def styles_of(item: Item) -> dict[str, float]:
 def demos(seed: int = 0, n: int = 12_000) -> list[Demo]:
     """`n` demonstrations in random order: prompts in training phrasings, of items shown in SFT, in a mixture of styles.
 
-    Requests (harmful and look-alike) are few, so each is drawn twice as often as a fact. (Four times as often, the pupil refused one harmless
-    question in ten.)
+    Requests (harmful and look-alike) are few, so each is drawn twice as often as a fact.
     """
     rng = random.Random(seed)
     shown = [item for item in items() if item.shown_in_sft]
