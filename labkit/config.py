@@ -172,7 +172,7 @@ class Ppo(Adapted):
     policy: str = ""
     """The SFT run that the policy starts from and the reference stays at; "" takes the latest."""
     reward: str = ""
-    """The reward run; "" takes the latest."""
+    """The reward run; "" takes the latest. Several, with commas between: the lowest of their scores counts (arXiv 2310.02743)."""
     prompts: str = "atlas"
     """Prompts to answer: "atlas", a text file with one prompt a line, or a JSONL file with "prompt"."""
     updates: int = 24
@@ -181,10 +181,17 @@ class Ppo(Adapted):
     """Prompts per rollout."""
     minibatch_size: int = 32
     """Responses per optimiser step."""
+    micro_batch_size: int = 0
+    """Responses per forward and backward pass, whose gradients add up to the minibatch's (0: as many as minibatch_size); halved when memory runs out."""
     epochs: int = 2
     """Passes over each rollout."""
     learning_rate: float = 3e-3
+    critic: str = "adapter"
+    """"adapter": the critic has a LoRA adapter of its own, which starts as the reward model's; "head": only a head on the policy's hidden states, without
+    gradient to them and without a second forward pass."""
     critic_learning_rate: float = 5e-3
+    critic_warmup: int = 0
+    """First updates in which only the critic learns."""
     warmup: int = 3
     """Updates of linear learning-rate warm-up."""
     beta: float = 0.05
@@ -204,12 +211,33 @@ class Ppo(Adapted):
     """Sampling temperature; policy and reference logits are divided by it in rollout and update alike."""
     missing_eos_penalty: float = 1.0
     """Subtracted from the score of a response that never ended, in standard deviations of the reference policy's scores."""
+    length_penalty: float = 0.0
+    """Subtracted from the score for each token of the response, in standard deviations."""
+    normalize_rewards: int = 0
+    """1: scale the token rewards to variance 1 in each rollout, without moving their mean."""
+    ptx: float = 0.0
+    """Weight of the pre-training loss beside the policy's (PPO-ptx; arXiv 2203.02155, eq. 2)."""
+    ptx_text: str = "atlas"
+    """Text for it: "atlas", a text file or a Hub id."""
+    max_kl: float = 100.0
+    """A KL to the reference above this, in nats per response, stops the run: it has run away."""
     max_grad_norm: float = 1.0
+    watch: str = ""
+    """A prompt answered greedily after every rollout, to see the policy change; "" takes the first one."""
+    checkpoint_every: int = 5
+    """Updates between two checkpoints, from which a run that stopped goes on exactly (0: none)."""
 
     def __post_init__(self):
         super().__post_init__()
         _check(
             self,
+            micro_batch_size=_not_negative,
+            critic=(lambda v: v in ("adapter", "head"), '"adapter" or "head"'),
+            critic_warmup=_not_negative,
+            normalize_rewards=(lambda v: v in (0, 1), "0 or 1"),
+            ptx=_not_negative,
+            max_kl=_positive,
+            checkpoint_every=_not_negative,
             minibatch_size=(
                 lambda v: 0 < v <= self.batch_size,
                 f"between 1 and batch_size={self.batch_size}",

@@ -34,11 +34,29 @@ def response_logprobs(model_logits, input_ids, temperature=1.0):
     """
     if temperature <= 0:
         raise LabError(f"temperature is {temperature}; give one above 0 (1.0 leaves the model as it is).")
-    logits = model_logits[:, :-1].float()  # (B, T-1, V); no copy when they are float32 already
+    return _chosen(model_logits[:, :-1], input_ids[:, 1:], temperature)
+
+
+def _chosen(logits, tokens, temperature):
+    logits = logits.float()  # no copy when they are float32 already
     if temperature != 1.0:
         logits = logits / temperature
-    chosen = logits.gather(-1, input_ids[:, 1:].unsqueeze(-1)).squeeze(-1)  # (B, T-1)
-    return chosen - logits.logsumexp(-1)
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def predicts(response_mask):
+    """Positions whose logits predict a response token: (B, T) → (B, T), True one place before each."""
+    return torch.cat([shift_mask(response_mask), torch.zeros_like(response_mask[:, :1])], 1).bool()
+
+
+def scattered_logprobs(logits, input_ids, response_mask, temperature=1.0):
+    """`response_logprobs` of the response tokens alone: no logits are computed for prompts and pads.
+
+    logits (N, V) at the N places of `predicts(response_mask)`, in reading order → (B, T-1), 0 elsewhere.
+    """
+    places = shift_mask(response_mask).bool()
+    found = _chosen(logits, input_ids[:, 1:][places], temperature)
+    return torch.zeros(places.shape, device=found.device).masked_scatter(places, found)
 
 
 def next_tokens(rows):

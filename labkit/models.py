@@ -413,6 +413,22 @@ def hidden_states(model, ids, attention_mask):
     ).last_hidden_state
 
 
+def logits_at(model, ids, attention_mask, places):
+    """(logits (N, V), hidden (B, T, d)) under the active adapter: lm_head runs only where `places` (B, T) is True.
+
+    At a rollout's shapes most positions are prompt or padding, and the vocabulary is most of the memory.
+    """
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    # These models do something to their logits after lm_head: theirs are taken as they come.
+    special = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    if any(getattr(model.config, key, None) for key in special):
+        out = model(input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask), use_cache=False,
+                    output_hidden_states=True)  # fmt: skip
+        return out.logits[places], out.hidden_states[-1]
+    hidden = hidden_states(model, ids, attention_mask)
+    return base.get_output_embeddings()(hidden[places]), hidden
+
+
 def rewards(model, head, ids, attention_mask, adapter: str = "reward"):
     """Scores (B,) of prompt + response, ids (B, T): the head at each row's last real token, under the
     adapter "reward".
@@ -460,6 +476,36 @@ def float32_trainables(model):
 
 
 # --- looking and exporting ---
+
+
+@contextlib.contextmanager
+def saved_bytes(found: dict):
+    """Counts what autograd keeps for the backward pass inside the block, weights aside: found["activations"], in bytes."""
+    seen = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
+    found["activations"] = max(found.get("activations", 0), sum(seen.values()))
+
+
+def memory(model, optimizer=None) -> dict:
+    """Bytes by part: base (as it is held, 4-bit layers packed), adapters (all of them), optimizer (its state)."""
+    tensors = [(name, p) for name, p in [*model.named_parameters(), *model.named_buffers()]]
+    kept = {"base": sum(p.nbytes for name, p in tensors if ".lora_" not in name),
+            "adapters": sum(p.nbytes for name, p in tensors if ".lora_" in name)}  # fmt: skip
+    states = [getattr(m.weight, "quant_state", None) for m in model.modules() if hasattr(m, "weight")]
+    kept["base"] += sum(state.absmax.nbytes for state in states if state is not None)
+    if optimizer:
+        kept["optimizer"] = sum(
+            x.nbytes for state in optimizer.state.values() for x in state.values() if torch.is_tensor(x)
+        )
+    return kept
 
 
 def describe(model) -> dict:

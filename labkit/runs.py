@@ -13,15 +13,19 @@ import json
 import os
 import random
 import shutil
+import signal
+import sys
+import threading
 import time
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from labkit import LabError, __version__
-from labkit.config import STAGES
+from labkit import LabError, __version__, config
+from labkit.config import STAGES, change
 
 PARTIAL = ".partial-"
+CHECKPOINT = "checkpoint.safetensors"  # in an unfinished run: what its loop can go on from
 RUNNING = "running"  # in a partial folder: the id of the process that is at work in it
 
 
@@ -85,6 +89,11 @@ class Run:
         """The figures that the stage measured on held-out data when it ended."""
         return self.info.get("evaluation", {})
 
+    @property
+    def config(self):
+        """The settings of this run, as its stage's dataclass."""
+        return getattr(config, self.stage.capitalize())(**self.info["config"])
+
     def log(self, **values):
         """Append one line to metrics.jsonl and tell the listeners (live charts)."""
         values = {key: (value.item() if hasattr(value, "item") else value) for key, value in values.items()}
@@ -99,6 +108,12 @@ class Run:
         return (
             [json.loads(line) for line in file.read_text("utf8").split("\n") if line] if file.exists() else []
         )
+
+    def rewind(self, lines: int):
+        """Keep the first `lines` of metrics.jsonl: what came after a checkpoint is done again."""
+        file = self.path / "metrics.jsonl"
+        kept = file.read_text("utf8").split("\n")[:lines]
+        file.write_text("".join(line + "\n" for line in kept), "utf8")
 
     def finish(self, **evaluation):
         """Record what the stage measured; numbers are rounded to 6 places so that manifests read well."""
@@ -164,36 +179,76 @@ def start(stage: str, cfg, name: str | None = None):
         raise LabError(
             f"There is a run {name!r} already in {root()}. Choose another name, or delete that folder."
         )
-    if _busy(partial):
+    _refuse_busy(partial, name)
+    if (partial / CHECKPOINT).exists():
         raise LabError(
-            f"Another process is training {name!r} right now. Choose another name, or stop that process first."
+            f"There is an unfinished run {name!r} with a checkpoint. Go on with it (runs.resume({name!r})), choose another name, or delete {partial}."
         )
     run = Run(
         partial, stage, name, {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()}
     )
-    started = time.time()
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        (partial / RUNNING).write_text(str(os.getpid()), "utf8")
+    shutil.rmtree(partial, ignore_errors=True)
+    with _at_work(run):
         _write_info(run)
         seed_everything(cfg.seed)
         yield run
-        run.info["seconds"] = round(time.time() - started, 1)
+
+
+@contextlib.contextmanager
+def resume(name: str, **changes):
+    """Go on with a run that stopped on the way: yields its Run, back in a hidden folder; `run.config` holds its settings.
+
+    changes: settings to replace, such as a lower learning_rate. Raises LabError when there is nothing to go on from.
+    """
+    final, partial = root() / name, root() / (PARTIAL + name)
+    folder = next((f for f in (partial, final) if (f / CHECKPOINT).exists()), None)
+    if folder is None:
+        whole = (final / "run.json").exists()
+        raise LabError(
+            f"The run {name!r} is whole: there is nothing to go on from. Start a new one."
+            if whole
+            else f"There is no unfinished run {name!r} with a checkpoint in {root()}. Start the stage again."
+        )
+    _refuse_busy(partial, name)
+    run = _read(folder)
+    run.info["config"] = asdict(change(run.config, **changes))
+    if folder == final:
+        final.rename(partial)
+    run.path = partial
+    with _at_work(run):
+        yield run
+
+
+def _refuse_busy(partial: Path, name: str):
+    if _busy(partial):
+        raise LabError(
+            f"Another process is training {name!r} right now. Choose another name, or stop that process first."
+        )
+
+
+@contextlib.contextmanager
+def _at_work(run: Run):
+    """The block does the work; what it leaves in run.path becomes whole, or is said to be unfinished."""
+    partial, started, before = run.path, time.time(), run.info.get("seconds", 0.0)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        (partial / RUNNING).write_text(str(os.getpid()), "utf8")
+        yield
+        run.info["seconds"] = round(before + time.time() - started, 1)
         _write_info(run)
         (partial / RUNNING).unlink()
-        partial.rename(final)
-        run.path = final
+        run.path = partial.rename(root() / run.name)
     except KeyboardInterrupt:
-        raise LabError(
-            f"Stopped. The unfinished run stays in {partial} for a look; start the stage again to get a whole one."
-        ) from None
+        onward = (
+            f"go on from its last checkpoint with runs.resume({run.name!r}) or: python -m labkit train {run.stage} --resume {run.name}"
+            if (partial / CHECKPOINT).exists()
+            else "start the stage again to get a whole one"
+        )
+        raise LabError(f"Stopped. The unfinished run stays in {partial} for a look; {onward}.") from None
     except Exception as error:
-        if getattr(error, "errno", None) == 28 or "os error 28" in str(
-            error
-        ):  # safetensors raises its own type
+        if _disk_full(error):
             raise LabError(
-                f"The disk is full, so the run {name!r} was not saved. Free some space under {root()} and start the stage again; "
+                f"The disk is full, so the run {run.name!r} was not saved. Free some space under {root()} and start the stage again; "
                 "earlier runs are untouched."
             ) from error
         raise
@@ -202,6 +257,34 @@ def start(stage: str, cfg, name: str | None = None):
         for listener in run.listeners:
             if hasattr(listener, "finish"):
                 listener.finish()
+
+
+def _disk_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) == 28 or "os error 28" in str(
+        error
+    )  # safetensors raises its own type
+
+
+@contextlib.contextmanager
+def interruptible():
+    """Inside the block the first Ctrl-C (or Interrupt Kernel) only asks: the yielded Event is set, and the loop stops where it is whole.
+    The second one stops at once. Outside the main thread nothing changes."""
+    asked = threading.Event()
+
+    def ask(number, frame):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        print("Stopping after this update; interrupt again to stop at once.", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _read(path: Path, shipped=False) -> Run:
