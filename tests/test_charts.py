@@ -12,7 +12,7 @@ import types
 
 import pytest
 
-from labkit import LabError, charts, pictures
+from labkit import LabError, charts, live, pictures
 
 ROWS = [{"step": i, "steps": 4, "loss": 4.0 / i, "kl": 0.1 * i} for i in (1, 2, 3, 4)]
 EVIL = (
@@ -49,9 +49,9 @@ def notebook(monkeypatch):
     shown, handle = [], FakeHandle()
     monkeypatch.delenv("LABKIT_STATIC_CHARTS", raising=False)
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
-    monkeypatch.setattr(charts, "_notebook", lambda: True)
+    monkeypatch.setattr(live, "in_notebook", lambda: True)
     monkeypatch.setattr(
-        charts, "_display", lambda content, **options: shown.append((content, options)) or handle
+        live, "display", lambda content, **options: shown.append((content, options)) or handle
     )
     return types.SimpleNamespace(shown=shown, handle=handle)
 
@@ -59,7 +59,7 @@ def notebook(monkeypatch):
 @pytest.fixture
 def clock(monkeypatch):
     now = types.SimpleNamespace(time=0.0)
-    monkeypatch.setattr(charts.time, "perf_counter", lambda: now.time)
+    monkeypatch.setattr(live.time, "perf_counter", lambda: now.time)
     return now
 
 
@@ -174,8 +174,8 @@ def test_a_metric_that_was_not_logged_is_named():
 
 def test_every_figure_says_what_it_shows():
     for name, figure in figures().items():
-        assert len(charts._alt(figure)) > 20, name
-    assert charts._alt(figures()["curves"]) == "Lines over step. loss 4.000 → 1.000; kl 0.100 → 0.400"
+        assert len(live.alt_of(figure)) > 20, name
+    assert live.alt_of(figures()["curves"]) == "Lines over step. loss 4.000 → 1.000; kl 0.100 → 0.400"
 
 
 # --- untrusted text --------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_text_stays_text(text):
             .replace("</b>", "")
             .replace("<extra></extra>", "")
         )
-        assert not set("\u202e\x1b\0") & set(charts._alt(figure))
+        assert not set("\u202e\x1b\0") & set(live.alt_of(figure))
         assert "<" not in spec and "\u202e" not in spec and "\\u0000" not in spec and "\\u001b" not in spec
     made = charts.table([{"answer": text, text: 1}], title=text)._repr_mimebundle_()
     inner = made["text/html"]
@@ -271,7 +271,7 @@ def test_show_outside_a_notebook_prints(capsys):
 def test_show_in_colab_uses_its_renderer(notebook, monkeypatch):
     asked = []
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    monkeypatch.setattr(charts.pio, "show", lambda figure, renderer: asked.append(renderer))
+    monkeypatch.setattr(live.pio, "show", lambda figure, renderer: asked.append(renderer))
     charts.show(charts.curves(ROWS))
     assert asked == ["colab"] and notebook.shown == []
 
@@ -300,6 +300,11 @@ def test_live_updates_one_display_in_place(notebook, clock):
     listener.finish()
     assert len(notebook.shown) == 1 and notebook.shown[0][1] == {"display_id": True}
     assert len(notebook.handle.updates) == 10  # nine of the ten seconds after the first, and the end
+    for content in [
+        notebook.shown[0][0],
+        *notebook.handle.updates[:-1],
+    ]:  # plotly's renderer keeps a first state
+        assert set(content) == {"text/html", "text/plain"} and content["text/html"].startswith("<svg")
     last = notebook.handle.updates[-1]
     assert last["text/plain"] == "sft-001 · step 40/40 · 100 % · 10 s · loss 0.025"
     assert len(last[charts.MIME]["data"][0]["x"]) == 40 and "image/png" not in last
@@ -320,7 +325,10 @@ def test_live_copes_with_lines_without_its_metrics(notebook, clock):
     assert notebook.shown[0][0] == {"text/plain": "sft-001"}
     clock.time = 2.0
     listener({"loss": 1.0})
-    assert charts.MIME in notebook.handle.updates[0]
+    assert "<polyline" not in notebook.handle.updates[0]["text/html"]  # without a step there is no point
+    clock.time = 4.0
+    listener({"step": 1, "loss": 1.0})
+    assert "<polyline" in notebook.handle.updates[1]["text/html"]
 
 
 def test_a_slow_display_is_drawn_seldom(notebook, clock, monkeypatch):
@@ -328,7 +336,7 @@ def test_a_slow_display_is_drawn_seldom(notebook, clock, monkeypatch):
         clock.time += 1.0
         return notebook.handle
 
-    monkeypatch.setattr(charts, "_display", slow)
+    monkeypatch.setattr(live, "display", slow)
     listener = charts.live(FakeRun("sft-001", []), ["loss"])
     for second in range(1, 51):
         clock.time = float(second)
