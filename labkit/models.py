@@ -1,6 +1,6 @@
 """One 4-bit base, many adapters: load, adapt, switch, score, save, merge, export.
 
-Where others hold four models in memory (policy, reference, reward model, critic), here four LoRA adapters
+Where others hold four models in memory (policy, reference, reward model, critic), here LoRA adapters and heads
 (arXiv 2106.09685) share one base in NF4 (arXiv 2305.14314). The reference is a frozen copy of the SFT
 adapter; with every adapter off the pre-trained base is left, which is *not* the reference. Dropout is 0
 everywhere, so a training forward and a scoring forward agree.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 
-from labkit import LabError, checkpoint, config, data, models, ppo, rollout, runs
+from labkit import LabError, checkpoint, cli, config, data, models, ppo, rollout, runs
 from labkit.logprobs import (
     kl_k1,
     kl_k3,
@@ -577,6 +577,26 @@ def test_resume_with_other_settings(cfg):
     assert [line["step"] for line in runs.load("rl-away").metrics()] == [1, 2, 3, 4]
     with pytest.raises(LabError, match="no unfinished run 'nobody'"), runs.resume("nobody"):
         pass
+
+
+def test_the_command_line_goes_on(cfg, capsys):
+    """A KL that runs away stops the run with the way on; the way works."""
+    settings = ["--policy", "rl-sft", "--reward", "rl-reward", "--prompts", cfg.prompts, "--max-prompt-tokens", "80", "--max-response-tokens", "8",
+                "--updates", "3", "--batch-size", "8", "--minibatch-size", "4", "--checkpoint-every", "1"]  # fmt: skip
+    assert (
+        cli.main(
+            ["train", "ppo", "--name", "rl-cli", *settings, "--learning-rate", "0.5", "--max-kl", "1e-9"]
+        )
+        != 0
+    )
+    assert "--resume rl-cli" in capsys.readouterr().err
+    assert cli.main(["train", "ppo", "--resume", "rl-cli", "--learning-rate", "1e-4", "--max-kl", "50"]) == 0
+    assert (
+        runs.load("rl-cli").evaluation["updates"] == 3
+        and runs.load("rl-cli").info["config"]["learning_rate"] == 1e-4
+    )
+    assert cli.main(["train", "ppo", "--resume", "rl-cli"]) != 0
+    assert "is whole: there is nothing to go on from" in capsys.readouterr().err
 
 
 def test_a_broken_checkpoint_is_said(cfg):
