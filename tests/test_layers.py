@@ -26,7 +26,7 @@ HEAVY = (
     "IPython",
     "ipywidgets",
 )
-LIGHT = ("panels", "feedback", "charts", "pictures", "data", "config")
+LIGHT = ("panels", "feedback", "charts", "lines", "live", "svg", "pictures", "data", "config")
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback")
 
 
