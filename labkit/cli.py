@@ -99,14 +99,18 @@ def info(args):
 
 
 def train(args):
-    """Train one stage into a run of its own."""
-    cfg = settings(args, getattr(config.profile(args.profile), args.stage))
+    """Train one stage into a run of its own, or go on with one that stopped."""
     from labkit import charts
 
+    if getattr(args, "resume", None):
+        begin = runs.resume(args.resume, **given(args, config.Ppo))
+    else:
+        cfg = settings(args, getattr(config.profile(args.profile), args.stage))
+        begin = runs.start(args.stage, cfg, args.name)
     stage = importlib.import_module(f"labkit.{args.stage}")
-    with runs.start(args.stage, cfg, args.name) as run:
+    with begin as run:
         run.listeners.append(charts.live(run))
-        stage.train(cfg, run)
+        stage.train(run.config, run)
     report = {
         "run": run.name,
         "folder": str(run.path),
@@ -372,6 +376,65 @@ def bench_pretrain(args):
     return report, lines(report)
 
 
+def bench_rollout(args):
+    """Sampling against transformers' generate on one 4-bit model, at three batch sizes."""
+    run = runs.latest("sft", args.run)
+    from labkit import atlas, bench, models
+
+    report = bench.rollout(
+        *models.load_policy(run), atlas.prompts("train", 0, max(bench.BATCHES)), repeats=args.repeats
+    )
+    rows = [
+        {
+            "batch": batch,
+            "ours tokens/s": found["tokens_per_second"]["ours"],
+            "generate tokens/s": found["tokens_per_second"]["generate"],
+            "ratio": found["ratio_tokens_per_second"],
+            "ratio, rows that end": found["natural"]["ratio_tokens_per_second"],
+            "of the bound": found["fraction_of_bound"],
+        }
+        for batch, found in report["batches"].items()
+    ]
+    return report, table(rows, digits=2)
+
+
+def bench_ppo(args):
+    """PPO against TRL 1.12's, the last with a PPO: seconds to the same reward, samples per second, peak memory."""
+    from labkit import bench_ppo
+
+    report = bench_ppo.compare(settings(args, config.profile(args.profile).ppo), args.peer, args.repeats)
+    keys = (
+        "samples_per_second",
+        "seconds_per_update",
+        "seconds_to_reward",
+        "final_reward",
+        "kl",
+        "peak_bytes",
+        "imported_bytes",
+    )
+    rows = [{"median": key, **{side: report[side].get(key) for side in ("ours", "peer")}} for key in keys]
+    return (
+        report,
+        f"{table(rows, digits=2)}\n\n{lines({key: value for key, value in report.items() if key.startswith('ratio') or key == 'note'})}",
+    )
+
+
+def bench_overoptimization(args):
+    """Proxy and gold against KL, for PPO with several cures and for best-of-n, over seeds: notebook 08's record."""
+    from labkit import overoptimization
+
+    report = overoptimization.measure(config.profile(args.profile), args.seeds)
+    return report, table(overoptimization.summary(report), digits=2)
+
+
+def bench_gpu(args):
+    """Check and time everything on a CUDA card."""
+    from labkit import bench_gpu
+
+    report = bench_gpu.gpu(args.base or bench_gpu.BASE, args.peer, args.device)
+    return report, lines(report)
+
+
 # --- arguments ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -404,6 +467,10 @@ def parser() -> argparse.ArgumentParser:
         one = add(stages, stage, train, kind.__doc__)
         one.set_defaults(stage=stage)
         one.add_argument("--name", metavar="RUN", help=f"the run's name [{stage}-001 and on]")
+        if stage == "ppo":
+            one.add_argument(
+                "--resume", metavar="RUN", help="go on with a run that stopped, from its checkpoint"
+            )
         add_settings(one, kind)
     one = add(commands, "chat", chat)
     one.add_argument("prompt", nargs="*", metavar="PROMPT", help="one prompt; without it, a prompt loop")
@@ -438,11 +505,31 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument(
                 "--mode", metavar="MODE", help="of this mode only: pair, regenerated, thumb, rank or scale"
             )
-    benches = group(commands, "bench", "measure: series, pretrain, feedback", "WHAT")
+    benches = group(commands, "bench", "measure: series, pretrain, feedback, rollout, ppo, overoptimization, gpu", "WHAT")
     one = add(benches, "series", bench_series)
     one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="[every notebook of notebooks/]")
     add_settings(add(benches, "pretrain", bench_pretrain), config.Pretrain)
     add(benches, "feedback", bench_feedback)
+    repeats = dict(type=int, default=5, metavar="N", help="runs of each side, of which the medians count [5]")
+    peer = dict(default="", metavar="FOLDER", help="where TRL 1.12 is installed")
+    one = add(benches, "rollout", bench_rollout)
+    one.add_argument("--run", default="", metavar="RUN", help="the SFT run that answers [the newest]")
+    one.add_argument("--repeats", **repeats)
+    one = add(benches, "ppo", bench_ppo)
+    one.add_argument("--peer", **peer)
+    one.add_argument("--repeats", **repeats)
+    add_settings(one, config.Ppo)
+    one = add(benches, "overoptimization", bench_overoptimization)
+    one.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds [3]")
+    one = add(benches, "gpu", bench_gpu)
+    one.add_argument(
+        "--base",
+        default="",
+        metavar="BASE",
+        help="a Hub id, a folder or a pretrain run [HuggingFaceTB/SmolLM2-135M]",
+    )
+    one.add_argument("--peer", **peer)
+    one.add_argument("--device", default="cuda", help=argparse.SUPPRESS)  # cpu: try the code without a card
     return top
 
 
@@ -486,7 +573,12 @@ def add_settings(one, kind):
 
 def settings(args, cfg):
     """`cfg` with the settings that were given on the command line."""
-    return config.change(cfg, **{f.name: getattr(args, f.name) for f in fields(cfg) if hasattr(args, f.name)})
+    return config.change(cfg, **given(args, cfg))
+
+
+def given(args, kind) -> dict:
+    """The settings of a config class (or instance) that the command line names."""
+    return {f.name: getattr(args, f.name) for f in fields(kind) if hasattr(args, f.name)}
 
 
 def docstrings() -> dict:
