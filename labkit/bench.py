@@ -1,4 +1,4 @@
-"""Measurements that take minutes: python -m labkit bench series | pretrain | feedback.
+"""Measurements that take minutes: python -m labkit bench series | pretrain | rollout | feedback (ppo: bench_ppo.py, gpu: bench_gpu.py).
 
 Each figure is taken on this machine and set beside what bounds it (the matrix-product rate) or beside a peer in the same process.
 """
@@ -23,6 +23,7 @@ SHARES = (
     0.75,
     1.0,
 )  # of the peer's steps: how long ours may take; the first that reaches the peer's loss counts
+BATCHES = (16, 64, 256)  # prompts that are answered at once
 
 
 # --- notebooks ---------------------------------------------------------------------------------------------------------------------
@@ -195,6 +196,134 @@ def feedback(before: int = 10_000, adds: int = 500) -> dict:
                 "open_seconds": opening,
                 "store_bytes": store.path.stat().st_size,
             }
+
+
+# --- sampling ----------------------------------------------------------------------------------------------------------------------
+
+
+def rollout(model, tokenizer, prompts, batches=BATCHES, tokens: int = 48, repeats: int = 5) -> dict:
+    """Sampling with rollout.sample against transformers' `generate` on one model (4-bit base, active adapter), turn and turn about.
+
+    Per batch size, of medians over `repeats`: ratio_tokens_per_second (ours / generate), both figures, and fraction_of_bound of ours. Every row
+    gets exactly `tokens` new tokens, so that both do the same work: the tokenizer is told that its end token is one that the model can't say.
+    natural: the same with the real end token, where a batch takes as long as its longest row; only tokens up to the end count.
+    The seconds of rollout.sample hold all it does (merging the weights, log-probabilities, text); those of `generate` its call alone.
+
+    The bound on a CPU is arithmetic: 2 · parameters that multiply (embedding look-ups not counted) · tokens per second over the matrix rate.
+    On CUDA it is traffic: the bytes of the weights (in the dtype it computes in) and of the KV cache that a step reads, · steps per second, over
+    the measured bandwidth of a copy.
+    """
+    import copy
+
+    import torch
+
+    from labkit import chat, models
+    from labkit import rollout as engine
+
+    if repeats < 1:
+        raise LabError(f"--repeats is {repeats}, but it must be 1 or more.")
+
+    endless = copy.copy(tokenizer)
+    endless.__class__ = type("Endless", (type(tokenizer),), {"eos_token_id": model.config.vocab_size})
+
+    def ours(tok, asked):
+        return int(engine.sample(model, tok, asked, tokens).response_mask.sum())
+
+    def theirs(tok, asked):
+        ids, mask = (
+            x.to(model.device)
+            for x in chat.pad([chat.encode_prompt(tok, one) for one in asked], tok.pad_token_id, "left")
+        )
+        return lambda: generated(model, tok, ids, mask, tokens)
+
+    cuda, before, report = model.device.type == "cuda", matmul_rate(), {}
+    traffic = copy_rate() if cuda else None
+    for batch in batches:
+        asked = [prompts[i % len(prompts)] for i in range(batch)]
+        row = {}
+        for kind, tok in (("", endless), ("natural", tokenizer)):
+            sides = {"ours": lambda tok=tok, asked=asked: ours(tok, asked), "generate": theirs(tok, asked)}
+            speeds = {side: [] for side in sides}
+            for repeat in range(-1, repeats):  # the first one allocates: not counted
+                for side, sample in sides.items():
+                    torch.manual_seed(repeat + 1)
+                    started = clock()
+                    count = sample()
+                    if repeat >= 0:
+                        speeds[side].append(count / (clock() - started))
+            ratios = [a / b for a, b in zip(speeds["ours"], speeds["generate"])]
+            middle = {side: median(found) for side, found in speeds.items()}
+            found = {
+                "ratio_tokens_per_second": middle["ours"] / middle["generate"],
+                "tokens_per_second": middle,
+                "runs": speeds | {"ratio": ratios},
+            }
+            row |= {kind: found} if kind else found
+            print(
+                f"batch {batch}{' ' + kind if kind else ''}: ours {middle['ours']:.0f}, generate {middle['generate']:.0f} tokens/s",
+                file=sys.stderr,
+            )
+        speed = row["tokens_per_second"]["ours"]
+        if cuda:
+            width = max(len(chat.encode_prompt(tokenizer, one)) for one in asked) + tokens / 2
+            row["fraction_of_bound"] = (
+                speed
+                / batch
+                * (multiplied(model) * models.compute_dtype().itemsize + kv_bytes(model, batch, width))
+                / traffic
+            )
+        else:
+            row["fraction_of_bound"] = 2 * multiplied(model) * speed / before
+        report[str(batch)] = row
+    return {"batches": report, "new_tokens": tokens, "repeats": repeats, "parameters": multiplied(model), "matmul_flop_per_second": [before, matmul_rate()],
+            **({"copy_bytes_per_second": traffic} if cuda else {}), "device": model.device.type, "threads": torch.get_num_threads(),
+            "versions": runs.versions()}  # fmt: skip
+
+
+def generated(model, tokenizer, ids, attention_mask, tokens: int) -> int:
+    """Response tokens (up to the end token, it included) that `generate` samples from the model itself."""
+    from transformers import GenerationConfig
+
+    how = GenerationConfig(max_new_tokens=tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+                           pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
+    ended = (
+        model.generate(ids, attention_mask=attention_mask, generation_config=how)[:, ids.shape[1] :]
+        == tokenizer.eos_token_id
+    )
+    return int((ended.cumsum(1) - ended.long() == 0).sum())
+
+
+def multiplied(model) -> int:
+    """Parameters that a token is multiplied with: all but adapters, and but the input embedding where lm_head has weights of its own."""
+    from labkit import models
+
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    tied = base.get_output_embeddings().weight is base.get_input_embeddings().weight
+    return models.describe(model)["parameters"] - (0 if tied else base.get_input_embeddings().weight.numel())
+
+
+def kv_bytes(model, batch: int, width: float) -> float:
+    """The KV cache of `batch` rows of `width` tokens."""
+    from labkit import models
+
+    cfg = model.config
+    size = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
+    heads = getattr(cfg, "num_key_value_heads", None) or cfg.num_attention_heads
+    return 2 * cfg.num_hidden_layers * batch * width * heads * size * models.compute_dtype().itemsize
+
+
+def copy_rate(size: int = 1 << 30, repeats: int = 7) -> float:
+    """Bytes per second that a copy on the device reads and writes: the median over `repeats` copies of `size` bytes."""
+    import torch
+
+    source = torch.zeros(size, dtype=torch.uint8, device=runs.device())
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(repeats + 1):
+        started = clock()
+        target.copy_(source)
+        seconds.append(clock() - started)
+    return 2 * size / median(seconds[1:])
 
 
 # --- pre-training ------------------------------------------------------------------------------------------------------------------

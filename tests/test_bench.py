@@ -189,3 +189,72 @@ def test_a_notebook_that_fails_is_named(tmp_path):
         bench.series([broken])
     with pytest.raises(LabError, match="There is no notebook"):
         bench.series([tmp_path / "04_missing.ipynb"])
+
+
+@pytest.fixture
+def policy(tiny_base):
+    model, tokenizer = models.load_base(str(tiny_base.path))
+    return models.add_lora(model, config.Sft(), "policy").eval(), tokenizer
+
+
+def test_rollout_report(policy, capsys):
+    report = bench.rollout(
+        *policy, ["Gold?", "What is the capital of Italy?"], batches=(1, 3), tokens=5, repeats=3
+    )
+    assert (
+        set(report["batches"]) == {"1", "3"}
+        and report["parameters"] == models.describe(policy[0])["parameters"]
+    )  # tied: lm_head is the embedding
+    for row in report["batches"].values():
+        for found in (row, row["natural"]):
+            middle = found["tokens_per_second"]
+            assert (
+                found["ratio_tokens_per_second"] == middle["ours"] / middle["generate"]
+                and len(found["runs"]["ratio"]) == 3
+            )
+            assert middle["ours"] == sorted(found["runs"]["ours"])[1]
+    if report["device"] == "cpu":
+        rate, speed = report["matmul_flop_per_second"][0], report["batches"]["3"]["tokens_per_second"]["ours"]
+        assert report["batches"]["3"]["fraction_of_bound"] == pytest.approx(
+            2 * report["parameters"] * speed / rate
+        )
+    assert capsys.readouterr().out == ""
+
+
+def test_both_samplers_do_the_same_work(policy, monkeypatch):
+    """Without an end every row gets all its tokens on both sides; with one, tokens after it do not count."""
+    model, tokenizer = policy
+    counts, times = [], iter(range(1000))
+    monkeypatch.setattr(
+        bench, "clock", lambda: next(times)
+    )  # every measurement takes one second, so speeds are counts
+    monkeypatch.setattr(bench, "matmul_rate", lambda: 1e9)
+    report = bench.rollout(model, tokenizer, ["Gold?"] * 4, batches=(4,), tokens=7, repeats=2)
+    counts = report["batches"]["4"]["runs"]
+    assert counts["ours"] == counts["generate"] == [28, 28]
+    assert all(4 <= count <= 28 for count in report["batches"]["4"]["natural"]["runs"]["generate"])
+    assert tokenizer.eos_token_id != model.config.vocab_size  # the tokenizer itself is as it was
+
+
+def test_tokens_are_counted_up_to_the_end_token():
+    class Says:
+        def generate(self, ids, **_):
+            return torch.cat([ids, torch.tensor([[5, 9, 0, 0], [9, 0, 0, 0], [5, 5, 5, 5]])], 1)
+
+    class Tokenizer:
+        pad_token_id, eos_token_id = 0, 9
+
+    assert bench.generated(Says(), Tokenizer(), torch.ones(3, 2, dtype=torch.long), None, 4) == 2 + 1 + 4
+
+
+def test_rollout_on_the_command_line(policy, monkeypatch, capsys):
+    monkeypatch.setattr(models, "load_policy", lambda run: policy)
+    monkeypatch.setattr(bench, "BATCHES", (1, 2))
+    monkeypatch.setattr(bench.rollout, "__defaults__", ((1, 2), 3, 5))
+    assert cli.main(["bench", "rollout", "--json", "--repeats", "1", "--run", "shipped/sft"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["batches"]) == {"1", "2"}
+    assert (
+        cli.main(["bench", "rollout", "--repeats", "1", "--run", "shipped/sft"]) == 0
+        and "of the bound" in capsys.readouterr().out
+    )
+    assert cli.main(["bench", "rollout", "--repeats", "0"]) == 1
