@@ -370,6 +370,43 @@ def check_gae(function):
         )
 
 
+# 08 over-optimisation --------------------------------------------------------------------------------
+
+
+@_checker("a limit in KL needs no gold at all while it trains.")
+def check_stop(function):
+    """function(kls, limit) → the place (0, 1, …) of the first update whose KL is `limit` or more; the last place if none is."""
+    _try(function, [
+        (([0.0, 1.0, 2.5, 4.0], 2.0), 2, "Stop at the *first* KL that is not below the limit; places count from 0."),
+        (([0.0, 1.0, 2.0, 3.0], 2.0), 2, "A KL equal to the limit has reached it."),
+        (([0.0, 3.0, 1.0, 4.0], 2.0), 1, "The KL may fall again later: the first crossing counts."),
+        (([0.0, 0.5, 0.7], 2.0), 2, "A run that never reaches the limit goes to its end: the last place."),
+        (([3.0], 2.0), 0, "Even the first update may be too far.")])  # fmt: skip
+
+
+@_checker("every subset of n is counted, and none has to be drawn.")
+def check_expected_best(function):
+    """function(scores, gold, n) → the mean, over all ways to draw n of the N answers, of the gold of the answer with the highest score."""
+    by_gold = "The *score* chooses, the gold is what you get: sort by score, weigh the gold."
+    weigh = "The i-th lowest of N (i from 1) is the best of n in C(i − 1, n − 1) of the C(N, n) draws."
+    _try(function, [
+        (([0.3, 0.1, 0.2], [1.0, 2.0, 6.0], 1), 3.0, "With n = 1 every answer is equally likely: the plain mean of the gold."),
+        (([0.1, 0.2, 0.3], [1.0, 2.0, 6.0], 3), 6.0, "With n = N the answer with the highest score is always picked."),
+        (([0.3, 0.2, 0.1], [1.0, 2.0, 6.0], 3), 1.0, by_gold),
+        (([1.0, 2.0, 3.0], [0.0, 3.0, 6.0], 2), 5.0, weigh + " Here: 3 pairs, of which 2 hold the highest and 1 has the middle one on top."),
+        (([4.0, 1.0, 3.0, 2.0], [-1.0, 0.5, 2.0, 1.0], 2), 1 / 3, weigh)])  # fmt: skip
+
+
+@_checker("where the judges disagree, the praise is not believed.")
+def check_cautious(function):
+    """function(scores, weight) → mean − weight · variance of one answer's scores by several reward models (the variance divides by their number)."""
+    _try(function, [
+        (([2.0], 1.0), 2.0, "A single judge can't disagree with itself: the variance is 0."),
+        (([1.0, 3.0], 0.0), 2.0, "With weight 0 the mean is left."),
+        (([1.0, 3.0], 0.5), 1.5, "The mean is 2, the variance ((1 − 2)² + (3 − 2)²) / 2 = 1 (divide by their number, not by one less)."),
+        (([0.0, 0.0, 3.0], 1.0), -1.0, "Take weight · variance off the mean; the variance, not its root.")])  # fmt: skip
+
+
 # 09 DPO ----------------------------------------------------------------------------------------------
 
 

@@ -288,10 +288,11 @@ def text_rows(tokenizer, cfg, device):
     return draw
 
 
-def train(cfg, run, judge=None):
+def train(cfg, run, judge=None, probe=None):
     """Improve the SFT policy with PPO (config.Ppo); leaves the policy's adapter/ in `run`. A run of runs.resume goes on exactly where its checkpoint was.
 
     judge: a function of (prompts, responses) → one number each, in place of the reward model.
+    probe: a function of (model, tokenizer, update) → a dict of figures to log with that update, asked while the policy is the active adapter.
     Logs per update: score (proxy reward, in standard deviations of the SFT policy's), gold (the judge's mean, atlas prompts only), kl (nats
     per response, to the reference), length (tokens), entropy (nats per token, from the sampled tokens), clip_fraction, eos_rate, approx_kl, ratio_mean, ratio_var, symptom rates,
     beta, first_ratio_error: max |log-ratio| on the update's first minibatch, 0 if sampling and training see the same policy (and sampling_error
@@ -389,6 +390,8 @@ def train(cfg, run, judge=None):
             if all(atlas.find(prompt) for prompt in chosen):
                 entry["gold"] = judged(chosen, rollout.responses)["gold"]
             greedy = sample(model, tokenizer, [watch], cfg.max_response_tokens, 0.0)
+            if probe:
+                entry |= probe(model, tokenizer, update + 1)
             run.log(
                 **entry,
                 prompt=chosen[0],
