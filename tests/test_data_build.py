@@ -48,9 +48,13 @@ def rows(name):
 
 
 def test_there_is_no_file_that_nobody_knows(build):
-    files = {path.name for path in (DATA / "atlas").iterdir()}
-    assert files == set(build.BUILDERS) | {"taiwan.jsonl", "requests.jsonl"}
-    assert {name for name in files if name.endswith(".jsonl")} == set(KEYS)
+    files = {
+        f"{path.parent.name}/{path.name}"
+        for folder in ("atlas", "tang")
+        for path in (DATA / folder).iterdir()
+    }
+    assert files == set(build.BUILDERS) | {"atlas/taiwan.jsonl", "atlas/requests.jsonl"}
+    assert {Path(name).name for name in files if name.endswith(".jsonl")} == set(KEYS)
 
 
 @pytest.mark.parametrize("name", KEYS)
@@ -121,10 +125,23 @@ def test_the_primer_is_verse_of_three_characters():
     assert verses[:2] == ["人之初", "性本善"] and {len(verse) for verse in verses} == {3}
 
 
+def test_the_quatrains_are_whole_and_stand_once():
+    packed = (DATA / "tang/quatrains.txt.gz").read_bytes()
+    poems = gzip.decompress(packed).decode().splitlines()
+    line = "[\u3400-\u9fff]"
+    assert all(
+        re.fullmatch(f"({line}{{5}}，{line}{{5}}。){{2}}|({line}{{7}}，{line}{{7}}。){{2}}", poem)
+        for poem in poems
+    )
+    assert len(set(poems)) == len(poems) and len(packed) < 1.5e6
+    assert {"白日依山盡，黃河入海流。欲窮千里目，更上一層樓。",
+            "朝辭白帝彩雲間，千里江陵一日還。兩岸猨聲啼不盡，輕舟已過萬重山。"} < set(poems)  # fmt: skip
+
+
 def test_card_and_notices_are_there(build):
     card, notices = (DATA / "README.md").read_text("utf8"), (DATA / "NOTICE.md").read_text("utf8")
     for name in [*KEYS, *build.BUILDERS]:
-        assert f"`{name}`" in card
+        assert f"`{Path(name).name}`" in card
     for name in build.PACKAGES:
         package, version = re.match(r"([a-z_-]+?)[-_](?:1%3a)?([0-9.]+)", name).groups()
         assert package.replace("_", "-") in notices.lower() and version.rstrip(".") in card, name
@@ -147,6 +164,12 @@ def test_the_cards_counts_are_the_files_counts():
         )
     counts = {"conversations": gzip.decompress((DATA / "atlas/dialogue.txt.gz").read_bytes()).decode().count("\n\n") + 1,
               "lines": len((DATA / "atlas/primer.txt").read_text("utf8").splitlines())}  # fmt: skip
+    poems = gzip.decompress((DATA / "tang/quatrains.txt.gz").read_bytes()).decode().splitlines()
+    counts |= {
+        "poems": len(poems),
+        "of four lines": sum(len(poem) == 24 for poem in poems),
+        "of seven": sum(len(poem) == 32 for poem in poems),
+    }
     for what, count in counts.items():
         assert f"{count:,} {what}" in card
 
@@ -174,14 +197,12 @@ def test_another_file_under_the_packages_name_is_refused(tmp_path, build):
     assert f"has SHA-256 {digest}, not {build.PACKAGES['babel-2.18.0-py3-none-any.whl']}" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "name", ["countries.jsonl", "elements.jsonl", "words.jsonl", "dialogue.txt.gz", "primer.txt"]
-)
-def test_every_builder_checks_its_package(tmp_path, build, name):
+def test_every_builder_checks_its_package(tmp_path, build):
     for package in build.PACKAGES:
         (tmp_path / package).write_bytes(b"not the package")
-    with pytest.raises(SystemExit, match="has SHA-256"):
-        build.BUILDERS[name](tmp_path)
+    for builder in build.BUILDERS.values():
+        with pytest.raises(SystemExit, match="has SHA-256"):
+            builder(tmp_path)
 
 
 def test_a_client_that_is_not_here_is_named(tmp_path, build):
@@ -212,19 +233,22 @@ needs_packages = pytest.mark.skipif(
 @needs_packages
 def test_the_packages_give_the_committed_files():
     done = run_build("--check", "--packages", PACKAGES)
-    assert (done.returncode, done.stdout.strip()) == (0, "5 files, 0 changed"), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, "6 files, 0 changed"), done.stderr
 
 
 @needs_packages
 def test_check_finds_a_changed_file_and_a_build_mends_it(tmp_path):
-    shutil.copytree(DATA / "atlas", tmp_path / "atlas")
+    shutil.copytree(DATA / "atlas", tmp_path / "atlas")  # and no tang/ at all
     script = shutil.copy(SCRIPT, tmp_path)
     words = tmp_path / "atlas/words.jsonl"
     words.write_bytes(words.read_bytes().replace(b"the organ of sight", b"the organ of taste"))
     (tmp_path / "atlas/primer.txt").unlink()
     command = [sys.executable, script, "--packages", PACKAGES]
     done = subprocess.run([*command, "--check"], capture_output=True, text=True)
-    assert done.returncode == 1 and "Not what the packages give: words.jsonl, primer.txt" in done.stderr
+    assert done.returncode == 1 and done.stderr.strip() == (
+        "Not what the packages give: atlas/words.jsonl, atlas/primer.txt, tang/quatrains.txt.gz"
+    )
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.strip() == "5 files, 2 changed"
-    assert words.read_bytes() == (DATA / "atlas/words.jsonl").read_bytes()
+    assert done.stdout.strip() == "6 files, 3 changed"
+    for name in ("atlas/words.jsonl", "tang/quatrains.txt.gz"):
+        assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes()

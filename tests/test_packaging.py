@@ -237,7 +237,7 @@ def test_the_wheel_holds_labkit_and_its_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name.startswith("rlhf_labkit-")
     assert "labkit/__init__.py" in names
-    assert "labkit/_data/README.md" in names
+    assert {"labkit/_data/README.md", "labkit/_data/tang/quatrains.txt.gz"} <= set(names)
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"labkit"}
 
