@@ -181,8 +181,9 @@ class Ppo(Adapted):
     """Prompts per rollout."""
     minibatch_size: int = 32
     """Responses per optimiser step."""
-    micro_batch_size: int = 0
-    """Responses per forward and backward pass, whose gradients add up to the minibatch's (0: as many as minibatch_size); halved when memory runs out."""
+    micro_batch_size: int = 16
+    """Responses of like length per forward and backward pass, whose gradients add up to the minibatch's (0: as many as minibatch_size). Fewer leave less
+    padding and less memory; halved when memory runs out."""
     epochs: int = 2
     """Passes over each rollout."""
     learning_rate: float = 3e-3

@@ -71,7 +71,7 @@ class MicroBatch:
 
     def __init__(self, cfg):
         self.size = min(cfg.micro_batch_size or cfg.minibatch_size, cfg.minibatch_size)
-        self.saved = {}  # bytes that autograd kept in the first pass: {"activations": …}
+        self.saved = {}  # bytes that autograd kept in the largest of the first passes: {"activations": …}
 
     def fit(self, work):
         """work(size), again with half the size where memory ran out. `work` must leave nothing half done."""
@@ -183,6 +183,7 @@ def improve(
     minibatch's. text: a function that gives rows of pre-training text, (input_ids, attention_mask) (b, t), for PPO-ptx.
     """
     micro, steps = micro or MicroBatch(cfg), []
+    known = bool(micro.saved)  # what autograd keeps is counted once, over the parts of the first minibatch
 
     def gradients(rows, size):
         """Backward over one minibatch; returns its metrics."""
@@ -190,7 +191,7 @@ def improve(
         total, metrics = old["mask"][rows].sum(), {}
         for part, columns, batch in rollout.parts(rows, size):
             mask = old["mask"][part, columns]
-            with contextlib.nullcontext() if micro.saved else models.saved_bytes(micro.saved):
+            with contextlib.nullcontext() if steps or known else models.saved_bytes(micro.saved):
                 new, hidden = policy_logprobs(model, batch, cfg.temperature)
                 values = critic_values(model, value_head, batch, hidden if cfg.critic == "head" else None)
             policy_loss, policy_metrics = ppo_policy_loss(

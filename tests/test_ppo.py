@@ -53,7 +53,8 @@ def cfg(tiny_base, tmp_path_factory):
     )
     return config.Ppo(
         policy="rl-sft", reward="rl-reward", prompts=str(prompts), updates=2, batch_size=8, minibatch_size=4, epochs=2,
-        max_prompt_tokens=80, max_response_tokens=8, learning_rate=5e-3, critic_learning_rate=5e-3, temperature=2.0)  # fmt: skip
+        max_prompt_tokens=80, max_response_tokens=8, learning_rate=5e-3, critic_learning_rate=5e-3, temperature=2.0,
+        critic="adapter")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +233,17 @@ def test_critic_loss_leaves_the_policy_alone_and_the_other_way_round(cfg, scene)
         for p in models.adapter_parameters(model, name)
     )
     assert any(p.grad.abs().sum() > 0 for p in models.adapter_parameters(model, "policy"))
+
+
+def test_a_critic_that_is_a_head_sends_nothing_to_the_policy_and_needs_no_pass_of_its_own(
+    cfg, scene, monkeypatch
+):
+    model, _, value_head, batch, _ = scene
+    _, hidden = ppo.policy_logprobs(model, whole(batch), cfg.temperature)
+    monkeypatch.setattr(models, "hidden_states", None)
+    (ppo.critic_values(model, value_head, whole(batch), hidden) - 1).pow(2).sum().backward()
+    assert value_head.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for name in ADAPTERS for p in models.adapter_parameters(model, name))
 
 
 @pytest.mark.parametrize("still, moves", [("policy", "critic"), ("critic", "policy")])
@@ -590,7 +602,7 @@ def test_the_command_line_goes_on(cfg, capsys):
         != 0
     )
     assert "--resume rl-cli" in capsys.readouterr().err
-    assert cli.main(["train", "ppo", "--resume", "rl-cli", "--learning-rate", "1e-4", "--max-kl", "50"]) == 0
+    assert cli.main(["train", "ppo", "--resume", "rl-cli", "--learning-rate", "1e-4", "--max-kl", "1e6"]) == 0
     assert (
         runs.load("rl-cli").evaluation["updates"] == 3
         and runs.load("rl-cli").info["config"]["learning_rate"] == 1e-4
@@ -695,6 +707,49 @@ def one_update(cfg, judge=None, **values):
     with runs.start("ppo", changed) as run:
         ppo.train(changed, run, judge)
     return run
+
+
+def test_adams_eps_and_warm_up_are_the_original_implementations(cfg, monkeypatch):
+    """PyTorch's eps of 1e-8 makes the first steps far larger; the rate rises in a line over `warmup` updates."""
+    made, rates = [], []
+
+    class Adam(torch.optim.Adam):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+        def step(self, *args, **kwargs):
+            rates.append([group["lr"] for group in self.param_groups])
+            return super().step(*args, **kwargs)
+
+    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    one_update(
+        cfg, updates=3, warmup=2, epochs=1, minibatch_size=8, learning_rate=0.004, critic_learning_rate=0.02
+    )
+    assert {group["eps"] for group in made[0].param_groups} == {1e-5}
+    assert rates == [pytest.approx([0.002, 0.01]), pytest.approx([0.004, 0.02]), pytest.approx([0.004, 0.02])]
+
+
+def test_gradients_are_clipped_for_policy_and_critic_each(cfg, scene):
+    model, _, value_head, batch, old = scene
+    plain = config.change(
+        cfg, epochs=1, minibatch_size=4, max_grad_norm=0.01, learning_rate=1.0, critic_learning_rate=1.0
+    )
+    before, head = weights(model, "policy"), value_head.weight.detach().clone()
+    optimizer = optimizer_of(model, value_head, plain, torch.optim.SGD)
+    ppo.improve(
+        model,
+        value_head,
+        optimizer,
+        batch,
+        old,
+        100 * torch.ones_like(old["values"]),
+        old["values"] + 50,
+        plain,
+    )
+    moved = sum((a - b).square().sum() for a, b in zip(before, weights(model, "policy"), strict=True)).sqrt()
+    assert moved.item() == pytest.approx(0.01, rel=1e-2)
+    assert 0 < (value_head.weight - head).norm() <= 0.0101
 
 
 def test_critic_warm_up_leaves_the_policy_where_it_was(cfg):
