@@ -224,7 +224,7 @@ class Ppo(Adapted):
     """A KL to the reference above this, in nats per response, stops the run: it has run away."""
     max_grad_norm: float = 1.0
     watch: str = ""
-    """A prompt answered greedily after every rollout, to see the policy change; "" takes the first one."""
+    """A prompt answered greedily now and then, to see the policy change; "" takes the first one."""
     checkpoint_every: int = 5
     """Updates between two checkpoints, from which a run that stopped goes on exactly (0: none)."""
 

@@ -34,6 +34,8 @@ from labkit.losses import gae, ppo_policy_loss, ppo_value_loss, sft_loss, shaped
 from labkit.rollout import Rollout, sample
 from labkit.symptoms import rates
 
+WATCHED = 12  # times in a run, about, that the watched prompt is answered: a row alone takes as many steps as a batch
+
 
 def policy_logprobs(model, batch, temperature: float):
     """(logprobs (b, t-1), hidden (b, t, d)) of the active adapter; batch: (input_ids, attention_mask, response_mask), all (b, t)."""
@@ -390,16 +392,12 @@ def train(cfg, run, judge=None, probe=None):
                      "explained_variance": 1 - unexplained.item(), **rates(rollout.responses)}  # fmt: skip
             if all(atlas.find(prompt) for prompt in chosen):
                 entry["gold"] = judged(chosen, rollout.responses)["gold"]
-            greedy = sample(model, tokenizer, [watch], cfg.max_response_tokens, 0.0)
+            if update % max(1, cfg.updates // WATCHED) == 0 or update + 1 == cfg.updates:
+                greedy = sample(model, tokenizer, [watch], cfg.max_response_tokens, 0.0)
+                entry |= {"watch_prompt": watch, "watch_response": greedy.responses[0]}
             if probe:
                 entry |= probe(model, tokenizer, update + 1)
-            run.log(
-                **entry,
-                prompt=chosen[0],
-                response=rollout.responses[0],
-                watch_prompt=watch,
-                watch_response=greedy.responses[0],
-            )
+            run.log(**entry, prompt=chosen[0], response=rollout.responses[0])
             controller.update(kl, cfg.batch_size)
             if kl > cfg.max_kl:
                 raise LabError(
