@@ -270,7 +270,7 @@ def rollout(model, tokenizer, prompts, batches=BATCHES, tokens: int = 48, repeat
             row["fraction_of_bound"] = (
                 speed
                 / batch
-                * (multiplied(model) * models.compute_dtype().itemsize + kv_bytes(model, batch, width))
+                * (multiplied(model) * models.compute_dtype().itemsize + models.kv_bytes(model, batch, width))
                 / traffic
             )
         else:
@@ -301,16 +301,6 @@ def multiplied(model) -> int:
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     tied = base.get_output_embeddings().weight is base.get_input_embeddings().weight
     return models.describe(model)["parameters"] - (0 if tied else base.get_input_embeddings().weight.numel())
-
-
-def kv_bytes(model, batch: int, width: float) -> float:
-    """The KV cache of `batch` rows of `width` tokens."""
-    from labkit import models
-
-    cfg = model.config
-    size = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
-    heads = getattr(cfg, "num_key_value_heads", None) or cfg.num_attention_heads
-    return 2 * cfg.num_hidden_layers * batch * width * heads * size * models.compute_dtype().itemsize
 
 
 def copy_rate(size: int = 1 << 30, repeats: int = 7) -> float:

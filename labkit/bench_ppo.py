@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from labkit import LabError, config, runs
-from labkit.bench import clock, kv_bytes, matmul_rate, reached
+from labkit.bench import clock, matmul_rate, reached
 
 PEER = "1.12.0"
 HELD_OUT = 256  # prompts that no side trains on
@@ -424,10 +424,7 @@ def main(path: str):
     )
     runs.seed_everything(cfg.seed)
     ppo.train(cfg, run)
-    cache = kv_bytes(
-        held["model"], cfg.batch_size, cfg.max_prompt_tokens + cfg.max_response_tokens
-    )  # at its widest
-    watch.end(prompt=run.metrics()[-1]["prompt"], memory_by_part=run.evaluation.get("memory", {}) | {"kv_cache": cache},
+    watch.end(prompt=run.metrics()[-1]["prompt"], memory_by_part=run.evaluation["memory"],
               share_of_time={part: seconds / watch.seconds for part, seconds in parts.items()})  # fmt: skip
 
 

@@ -109,10 +109,6 @@ class Decoder:
         self.lm_head = join(base.get_output_embeddings())
         self.dtype = self.embed.weight.dtype
 
-    def bytes(self, batch: int, width: int) -> int:
-        """What the KV cache of `batch` rows of `width` tokens takes."""
-        return 2 * len(self.blocks) * batch * width * self.kv_heads * self.size * self.dtype.itemsize
-
     def _begin(self, attention_mask, width: int):
         """Static buffers for B rows of `width` columns; the prompts stand in the first ones."""
         batch, prompt = attention_mask.shape

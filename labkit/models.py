@@ -494,6 +494,14 @@ def saved_bytes(found: dict):
     found["activations"] = max(found.get("activations", 0), sum(seen.values()))
 
 
+def kv_bytes(model, batch: int, width: int) -> int:
+    """The KV cache of `batch` rows of `width` tokens."""
+    cfg = model.config
+    size = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
+    heads = getattr(cfg, "num_key_value_heads", None) or cfg.num_attention_heads
+    return 2 * cfg.num_hidden_layers * batch * width * heads * size * compute_dtype().itemsize
+
+
 def memory(model, optimizer=None) -> dict:
     """Bytes by part: base (as it is held, 4-bit layers packed), adapters (all of them), optimizer (its state)."""
     tensors = [(name, p) for name, p in [*model.named_parameters(), *model.named_buffers()]]

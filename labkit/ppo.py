@@ -422,7 +422,8 @@ def train(cfg, run, judge=None, probe=None):
     run.finish(updates=len(history), score_first=history[0]["score"], score=sum(e["score"] for e in last) / len(last),
                kl=sum(e["kl"] for e in last) / len(last), kl_max=max(e["kl"] for e in history), beta=controller.beta,
                first_ratio_error=max(e["first_ratio_error"] for e in history),
-               memory={**models.memory(model, optimizer), **micro.saved})  # fmt: skip
+               memory={**models.memory(model, optimizer), **micro.saved,
+                       "kv_cache": models.kv_bytes(model, cfg.batch_size, cfg.max_prompt_tokens + cfg.max_response_tokens)})  # fmt: skip
 
 
 def save(run, update: int, state: dict, optimizer, controller, micro):

@@ -571,6 +571,21 @@ def test_resume_is_bit_for_bit(cfg, critic, monkeypatch):
         pass
 
 
+def test_killed_between_the_last_update_and_the_end(cfg, monkeypatch):
+    two = config.change(cfg, checkpoint_every=1)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(LabError, match="Stopped"):
+        patch.setattr(models, "save_adapter", killed)
+        with runs.start("ppo", two, "rl-late") as run:
+            ppo.train(two, run)
+    with runs.resume("rl-late") as run:
+        ppo.train(run.config, run)
+    assert runs.load("rl-late").evaluation["updates"] == 2 and models.load_policy("rl-late")
+
+
 def test_resume_with_other_settings(cfg):
     stopped = config.change(cfg, updates=4, checkpoint_every=1)
     with pytest.raises(LabError, match="KL to the reference ran away.*runs.resume.*learning_rate"):  # noqa: SIM117
@@ -793,7 +808,7 @@ def test_length_penalty_and_normalised_rewards(cfg, scene):
 
 def test_memory_is_reported_by_part(trained):
     memory = trained[0].evaluation["memory"]
-    assert set(memory) == {"base", "adapters", "optimizer", "activations"} and all(
+    assert set(memory) == {"base", "adapters", "optimizer", "activations", "kv_cache"} and all(
         value > 0 for value in memory.values()
     )
     trainable = 2 * 4 * sum(p.numel() for p in models.adapter_parameters(trained[1], "policy"))
