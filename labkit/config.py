@@ -195,9 +195,9 @@ class Ppo(Adapted):
     """First updates in which only the critic learns."""
     warmup: int = 3
     """Updates of linear learning-rate warm-up."""
-    beta: float = 0.05
+    beta: float = 0.2
     """Weight of the KL penalty; with target_kl it is only where the controller starts."""
-    target_kl: float = 6.0
+    target_kl: float = 2.0
     """KL to the reference in nats per response that the adaptive controller aims at (arXiv 1909.08593, 2.2); 0 keeps beta fixed."""
     kl_horizon: float = 10_000
     """Responses over which the adaptive controller acts."""
@@ -306,6 +306,7 @@ def small() -> Profile:
         profile.dpo.learning_rate,
     ) = 1e-4, 3e-5, 1e-3, 5e-5
     profile.reward.epochs = 1.0
+    profile.ppo.beta, profile.ppo.target_kl = 0.05, 6.0
     return profile
 
 
