@@ -10,7 +10,7 @@ import math
 import plotly.graph_objects as go
 
 from labkit import LabError
-from labkit.lines import CHINESE, COLOURS, INK, PAPER, RULE, faint, layout_of, lines, text
+from labkit.lines import CHINESE, COLOURS, DASHES, GREY, INK, PAPER, RULE, faint, layout_of, lines, text
 from labkit.live import MIME as MIME  # what notebooks ask of charts
 from labkit.live import Dashboard as Dashboard
 from labkit.live import Live as Live
@@ -84,6 +84,60 @@ def bars(rows, x, y, group=None, error=None, title="", digits=2):
         f"{row[x]}{f' ({row[group]})' if group else ''}: {written(row.get(y), digits)}" for row in rows[:8]
     ]
     return _described(figure, f"Bars of {y}. {'; '.join(best)}")
+
+
+def bands(series, x, columns, title="", level=None):
+    """Lines with their spread: {name: rows} over column `x`, one colour a name and one dash for each of `columns`.
+
+    Where a row holds "COLUMN lowest" and "COLUMN highest" as well, the band between them is shaded. level: {label: height} of a dotted line.
+    """
+    columns, said = [columns] if isinstance(columns, str) else list(columns), []
+    single = len(columns) == 1
+    figure = go.Figure(
+        layout=layout_of(
+            title,
+            400,
+            xaxis=dict(title=dict(text=text(x))),
+            yaxis=dict(title=dict(text=text(columns[0] if single else "score"))),
+            legend=dict(y=1, yref="paper", yanchor="bottom"),
+            margin=dict(t=84),
+        )
+    )
+    for i, (name, rows) in enumerate(some(series).items()):
+        colour = COLOURS[i % len(COLOURS)]
+        for column, dash in zip(columns, DASHES):
+            there = [row for row in rows if number(row.get(column)) is not None]
+            whole = [row for row in there if number(row.get(f"{column} lowest")) is not None]
+            label = text(name if single else f"{name}, {column}")
+            if whole:
+                figure.add_scatter(
+                    x=[row[x] for row in whole + whole[::-1]],
+                    y=[row[f"{column} lowest"] for row in whole]
+                    + [row[f"{column} highest"] for row in whole[::-1]],
+                    fill="toself",
+                    fillcolor=faint(colour, 0.13),
+                    mode="none",
+                    name=label,
+                    legendgroup=label,
+                    showlegend=False,
+                    hoverinfo="skip",
+                )
+            figure.add_scatter(
+                x=[row[x] for row in there],
+                y=[row[column] for row in there],
+                mode="lines+markers",
+                name=label,
+                legendgroup=label,
+                line=dict(color=colour, dash=dash),
+                marker=dict(size=6),
+            )
+            if there:
+                said.append(
+                    f"{name}, {column}: {written(there[0][column], 2)} → {written(there[-1][column], 2)}"
+                )
+    for label, height in (level or {}).items():
+        figure.add_hline(y=height, line=dict(color=GREY, dash="dot", width=1.5), annotation_text=text(label))
+    return _described(figure, f"Lines over {x} with their spread. {'; '.join(said)}")
 
 
 def histogram(groups, x="value", bins=30, title=""):

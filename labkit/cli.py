@@ -505,7 +505,9 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument(
                 "--mode", metavar="MODE", help="of this mode only: pair, regenerated, thumb, rank or scale"
             )
-    benches = group(commands, "bench", "measure: series, pretrain, feedback, rollout, ppo, overoptimization, gpu", "WHAT")
+    benches = group(
+        commands, "bench", "measure: series, pretrain, feedback, rollout, ppo, overoptimization, gpu", "WHAT"
+    )
     one = add(benches, "series", bench_series)
     one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="[every notebook of notebooks/]")
     add_settings(add(benches, "pretrain", bench_pretrain), config.Pretrain)

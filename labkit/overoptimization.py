@@ -4,7 +4,7 @@
     gold(d) = start + α d − β d log d     PPO
 
 Gao, Schulman & Hilton (arXiv 2210.10760), section 1, with the start fitted as well: it is not exactly 0 in our marks. `measure` trains and
-samples everything (some twenty minutes of two cores for three seeds); its record lies in data/checkpoints/overoptimization.json, and what
+samples everything (about half an hour on two cores for three seeds); its record lies in data/checkpoints/overoptimization.json, and what
 notebook 08 shows of it is computed by the functions below, which are plain Python.
 """
 
@@ -22,8 +22,7 @@ PROMPTS = 64  # held-out prompts for best-of-n
 ANSWERS = 64  # samples for each of them
 HELD_OUT = 300  # prompts that a run is measured on when it has ended
 EVERY = 4  # updates between two counts of over-refusal
-RATER = "polite"  # of atlas.panel: the second reward model's, for the symptoms
-PAIRS = 1200  # that it learns from
+PAIRS = 1200  # that another rater's reward model learns from
 
 FREE = "no toll (β = 0)"
 SETTINGS = {
@@ -32,9 +31,12 @@ SETTINGS = {
     "large toll (β = 0.2)": {"beta": 0.2},
     "ensemble": {"beta": 0.0, "reward": "all"},
     "length control": {"beta": 0.0, "length_penalty": 0.05},
-    f"{RATER} rater": {"beta": 0.0, "reward": RATER},
+    "polite rater": {"beta": 0.0, "reward": "polite"},
+    "impressed rater": {"beta": 0.0, "reward": "impressed"},
+    "impressed rater, length control": {"beta": 0.0, "reward": "impressed", "length_penalty": 0.05},
 }
-"""What each PPO run changes; all keep β fixed. reward: "all" takes the reward models of all seeds, whose lowest score counts (arXiv 2310.02743)."""
+"""What each PPO run changes; all keep β fixed. reward: "all" takes the careful reward models of all seeds, whose lowest score counts
+(arXiv 2310.02743); a name of atlas.panel takes a reward model that learned from that rater's labels."""
 
 SYMPTOMS = ("words", "hedging", "apology", "ai_disclaimer", "refusal", "over_refused")
 CURVE = ("kl", "score", "gold", "length", *SYMPTOMS, "eos_rate", "entropy")
@@ -69,9 +71,10 @@ def policy(profile, trained: list, seed: int, setting: str) -> runs.Run:
     sft, reward = trained[seed]
     changes = dict(SETTINGS[setting])
     judge = changes.pop("reward", "")
-    names = ",".join(one.name for _, one in trained) if judge == "all" else reward.name
-    if judge == RATER:
-        names = of_rater(profile, sft, reward, seed).name
+    if judge == "all":
+        names = ",".join(one.name for _, one in trained)
+    else:
+        names = (of_rater(profile, sft, reward, seed, judge) if judge else reward).name
     fixed = {"policy": sft.name, "reward": names, "seed": seed, "target_kl": 0.0, "updates": UPDATES, "checkpoint_every": 0}  # fmt: skip
     return train("ppo", config.change(profile.ppo, **fixed, **changes), probe=over_refusal)
 
@@ -86,9 +89,9 @@ def train(stage: str, cfg, **more) -> runs.Run:
     """The newest run of these settings (on whatever base), or a new one; `more` goes to the stage's train."""
     from labkit import charts
 
-    wanted = asdict(cfg) | {"base": ""}
+    any_will_do = {"base": "", "micro_batch_size": 0}  # another size costs memory and changes nothing else
     for run in runs.listing()[::-1]:
-        if run.stage == stage and run.info["config"] | {"base": ""} == wanted:
+        if run.stage == stage and run.info["config"] | any_will_do == asdict(cfg) | any_will_do:
             return run
     with runs.start(stage, cfg) as run:
         run.listeners.append(charts.live(run))
@@ -109,12 +112,12 @@ def relabelled(reward: runs.Run, rater) -> list:
     return pairs
 
 
-def of_rater(profile, sft, reward, seed: int) -> runs.Run:
-    """A reward model of RATER's: the same answers as `reward` saw, other labels."""
+def of_rater(profile, sft, reward, seed: int, rater: str) -> runs.Run:
+    """A reward model of another rater's: the same answers as `reward` saw, other labels."""
     from labkit import atlas, data
 
-    file = runs.root() / f"pairs-{RATER}-{seed}.jsonl"
-    data.save_jsonl(relabelled(reward, atlas.panel(seed)[RATER]), file)
+    file = runs.root() / f"pairs-{rater}-{seed}.jsonl"
+    data.save_jsonl(relabelled(reward, atlas.panel(seed)[rater]), file)
     return train("reward", config.change(profile.reward, policy=sft.name, data=str(file), examples=PAIRS, seed=seed))  # fmt: skip
 
 
@@ -192,7 +195,7 @@ def rounded(value):
 def load(path=None) -> dict:
     """The record of `measure` (default: the one that came with the project). LabError where there is none."""
     path = Path(path or runs.data_folder() / "checkpoints" / "overoptimization.json")
-    how = f"Make one (some twenty minutes): python -m labkit bench overoptimization --json > {path}"
+    how = f"Make one (about half an hour): python -m labkit bench overoptimization --json > {path}"
     try:
         record = json.loads(path.read_text("utf8"))
         whole = record["settings"] and all(row["best_of_n"] and row["runs"][FREE]["curve"]["kl"] for row in record["seeds"])  # fmt: skip
@@ -218,28 +221,35 @@ def last(record: dict, setting: str, key: str, n: int = 5) -> list[float]:
 
 
 def way(record: dict, setting: str, every: int = 4) -> list[dict]:
-    """A run's way, averaged over the seeds and over `every` updates at a time: "√KL", "proxy", "gold" with the seeds' "lowest" and "highest"
-    gold, and the symptoms."""
+    """A run's way, `every` updates at a time: "update", "√KL", "proxy" and "gold" (means over the seeds), each of these two with "… lowest" and
+    "… highest" of the seeds, "length" and the symptoms, where they were counted."""
     curves = [row["runs"][setting]["curve"] for row in record["seeds"]]
-    rows = []
-    for start in range(0, len(curves[0]["kl"]), every):
-        part = {
-            key: [[v for v in curve[key][start : start + every] if v is not None] for curve in curves]
-            for key in CURVE
-        }
-        mean = {key: [fmean(values) for values in seeds if values] for key, seeds in part.items()}
-        row = {
-            "update": min(start + every, len(curves[0]["kl"])),
-            "√KL": math.sqrt(max(0.0, fmean(mean["kl"]))),
-        }
-        row |= {
-            "proxy": fmean(mean["score"]),
-            "gold": fmean(mean["gold"]),
-            "lowest": min(mean["gold"]),
-            "highest": max(mean["gold"]),
-        }
-        rows.append(row | {key: fmean(mean[key]) for key in ("length", *SYMPTOMS) if mean[key]})
+    rows, updates = [], min(len(curve["kl"]) for curve in curves)
+    for start in range(0, updates, every):
+        seeds = {}  # {metric: [a mean per seed]}
+        for key in CURVE:
+            parts = [[v for v in curve[key][start : start + every] if v is not None] for curve in curves]
+            seeds[key] = [fmean(part) for part in parts if part]
+        row = {"update": min(start + every, updates), "√KL": math.sqrt(max(0.0, fmean(seeds["kl"])))}
+        row |= with_spread("proxy", seeds["score"]) | with_spread("gold", seeds["gold"])
+        rows.append(row | {key: fmean(seeds[key]) for key in ("length", *SYMPTOMS) if seeds[key]})
     return rows
+
+
+def best(record: dict) -> list[dict]:
+    """Best-of-n's way: "n", "√KL", "words", "proxy" and "gold" as in `way`."""
+    rows = []
+    for same in zip(*(row["best_of_n"] for row in record["seeds"]), strict=True):
+        row = {"n": same[0]["n"], "√KL": math.sqrt(same[0]["kl"]), "words": fmean(one["words"] for one in same)}  # fmt: skip
+        for name, key in (("proxy", "score"), ("gold", "gold")):
+            row |= with_spread(name, [one[key] for one in same])
+        rows.append(row)
+    return rows
+
+
+def with_spread(name: str, values: list[float]) -> dict:
+    """{name: mean, "name lowest", "name highest"} of the seeds' values."""
+    return {name: fmean(values), f"{name} lowest": min(values), f"{name} highest": max(values)}
 
 
 def fit(kls: list[float], gold: list[float], kind: str) -> dict:
@@ -274,27 +284,34 @@ def early_stop(record: dict, setting: str = FREE, on: int = 0) -> dict:
     """
     if len(record["seeds"]) < 2:
         raise LabError("A limit that is chosen on one seed is tried on others: measure two seeds or more.")
-    curves = [
-        (
-            row["seed"],
-            *(smooth(row["runs"][setting]["curve"][key]) for key in ("kl", "gold")),
-        )
-        for row in record["seeds"]
-    ]
-    _, kl, gold = curves[on]
+    ways = [(row["seed"], *smoothed(row["runs"][setting]["curve"])) for row in record["seeds"]]
+    _, kl, gold = ways[on]
     limit, rows = kl[gold.index(max(gold))], []
-    for seed, kl, gold in curves[:on] + curves[on + 1 :]:
-        at = next((i for i, value in enumerate(kl) if value >= limit), len(kl) - 1)
+    for seed, kl, gold in ways[:on] + ways[on + 1 :]:
+        at = passes(kl, limit)
+        at = len(kl) - 1 if at is None else at
         rows.append({"seed": seed, "update": at + 1, "kl": kl[at], "gold": gold[at], "end": gold[-1], "best": max(gold)})  # fmt: skip
     return {"limit": limit, "seeds": rows}
 
 
+def at_kl(record: dict, setting: str, limit: float) -> list[float]:
+    """The (smoothed) gold where the (smoothed) KL first passes `limit`, of the seeds that get there."""
+    ways = [smoothed(row["runs"][setting]["curve"]) for row in record["seeds"]]
+    return [gold[passes(kl, limit)] for kl, gold in ways if passes(kl, limit) is not None]
+
+
+def smoothed(curve: dict) -> tuple[list[float], list[float]]:
+    """(KL, gold) of a run, smoothed."""
+    return smooth(curve["kl"]), smooth(curve["gold"])
+
+
+def passes(kls: list[float], limit: float) -> int | None:
+    """The place of the first KL that is not below the limit, or None."""
+    return next((i for i, kl in enumerate(kls) if kl >= limit), None)
+
+
 def summary(record: dict) -> list[dict]:
-    """A row per setting: proxy, gold, KL, words and over-refusal at the end of the runs, means over the seeds, and the lowest and highest gold."""
-    rows = []
-    for name in record["settings"]:
-        gold = last(record, name, "gold")
-        rows.append({"setting": name, "proxy": fmean(last(record, name, "score")), "gold": fmean(gold), "lowest": min(gold), "highest": max(gold),
-                     "KL": fmean(last(record, name, "kl")), "words": fmean(last(record, name, "words")),
-                     "over-refusal": fmean(last(record, name, "over_refused"))})  # fmt: skip
-    return rows
+    """A row per setting, of the last five updates: gold (mean, lowest and highest seed), proxy, KL, words and over-refusal, means over the seeds."""
+    columns = {"proxy": "score", "KL": "kl", "words": "words", "over-refusal": "over_refused"}
+    return [{"setting": name, **with_spread("gold", last(record, name, "gold")), **{column: fmean(last(record, name, key)) for column, key in columns.items()}}
+            for name in record["settings"]]  # fmt: skip

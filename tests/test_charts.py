@@ -121,6 +121,23 @@ def test_curves_leave_gaps_and_thin_long_lines():
     assert len(long.x) <= 301 and (long.x[0], long.x[-1]) == (0, 9_999)
 
 
+def test_bands_hold_the_line_and_its_spread():
+    rows = [
+        {"d": 0, "gold": 1.0, "gold lowest": 0.5, "gold highest": 1.5, "proxy": 2.0},
+        {"d": 2, "gold": 3.0, "gold lowest": 2.0, "gold highest": 3.5, "proxy": None},
+    ]
+    figure = charts.bands({"<b>PPO": rows}, "d", ["gold", "proxy"], level={"start": 0.2})
+    band, gold, proxy = figure.data
+    assert list(band.x) == [0, 2, 2, 0] and list(band.y) == [0.5, 2.0, 3.5, 1.5]  # there and back
+    assert list(gold.y) == [1.0, 3.0] and list(proxy.x) == [0] and gold.line.dash != proxy.line.dash
+    assert gold.name == "&lt;b&gt;PPO, gold" and figure.layout.shapes[0].y0 == 0.2
+    assert "gold: 1.00 → 3.00" in figure.layout.meta["alt"]
+    (line,) = charts.bands({"a": [{"d": 0, "gold": 1.0}]}, "d", "gold").data  # no spread, no band
+    assert line.name == "a"
+    with pytest.raises(LabError):
+        charts.bands({}, "d", "gold")
+
+
 def test_histogram_shares_and_calibration_by_hand():
     a, b = charts.histogram({"a": [0.0, 0.0, 1.0, 4.0], "b": [4.0]}, bins=2).data
     assert (
