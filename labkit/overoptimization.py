@@ -4,7 +4,7 @@
     gold(d) = start + α d − β d log d     PPO
 
 Gao, Schulman & Hilton (arXiv 2210.10760), section 1, with the start fitted as well: it is not exactly 0 in our marks. `measure` trains and
-samples everything (about half an hour on two cores for three seeds); its record lies in data/checkpoints/overoptimization.json, and what
+samples everything (24 PPO runs and 9 reward models for three seeds); its record lies in data/checkpoints/overoptimization.json, and what
 notebook 08 shows of it is computed by the functions below, which are plain Python.
 """
 
@@ -195,7 +195,7 @@ def rounded(value):
 def load(path=None) -> dict:
     """The record of `measure` (default: the one that came with the project). LabError where there is none."""
     path = Path(path or runs.data_folder() / "checkpoints" / "overoptimization.json")
-    how = f"Make one (about half an hour): python -m labkit bench overoptimization --json > {path}"
+    how = f"Make one (it trains 24 policies): python -m labkit bench overoptimization --json > {path}"
     try:
         record = json.loads(path.read_text("utf8"))
         whole = record["settings"] and all(row["best_of_n"] and row["runs"][FREE]["curve"]["kl"] for row in record["seeds"])  # fmt: skip

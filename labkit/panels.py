@@ -98,7 +98,7 @@ class Panel:
 
     def __str__(self):
         return (
-            f"Rating panel ({self.mode}, rater {self.rater!r}): {self._share()}. To click, show it in JupyterLab, "
+            f"Rating panel ({self.mode}, rater {self.rater!r}): {self._share()}. To click, run this cell in JupyterLab, "
             "Notebook 7, Colab or VS Code; where no widgets are shown, panel.simulate(rater) clicks for you."
         )
 
