@@ -335,6 +335,9 @@ def test_the_other_modes_by_keyboard(lab, browser):
         time.sleep(0.3)
         for key in presses:
             view.page.keyboard.press(key)
+            time.sleep(
+                0.15
+            )  # a quick person's pace: each mark is shown before the next; all within a millisecond, two came swapped once
         view.rated(1, 2)
         one = Store(lab.runs / "feedback.sqlite").all("keys", mode)[0]
         assert one.verdict == verdict(one.shown), mode
