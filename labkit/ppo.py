@@ -4,7 +4,8 @@
 
 One 4-bit base carries the LoRA adapters: policy (trained), reference (the SFT policy, frozen) and reward (frozen). The critic is a head on the
 policy's hidden states, which starts at zero and whose loss never touches the policy, or (critic="adapter") has an adapter of its own, which starts as
-the reward model's. Beside the tiny base the head reached the same reward about twice as fast: no forward pass of its own, half the weights to train. An update is: sample, score, spread the reward over the tokens, improve.
+the reward model's. On the tiny base the head reached the same reward about twice as fast: no forward pass of its own, half the weights to
+train. An update is: sample, score, spread the reward over the tokens, improve.
 
 What write-ups of PPO for language models warn of is answered where it happens: sampling without top-k and truncation at the first EOS in
 rollout.py; shifts, masks, whitening and KL estimators in logprobs.py; clips, GAE and token rewards in losses.py; the reward head's start and
@@ -132,7 +133,7 @@ def measure(model, heads, value_head, rollout: Rollout, cfg, size: int = 0, judg
     """What the update needs and must not change meanwhile: old log-probs, reference log-probs, values, all (B, T-1), and scores (B,).
 
     A response that never ended is scored lower by cfg.missing_eos_penalty, or the policy would learn to talk on. The sampler's own log-probs
-    are used where it computes in float32 (they agree with a training forward to 1e-5 and cost nothing); under half precision
+    are used where it computes in float32 (they agree with a training forward to some 1e-4 and cost nothing); under half precision
     the two differ by rounding, so a forward like the ones that train gives them, and `sampling_error` is the largest difference.
     """
     mask, size = shift_mask(rollout.response_mask), size or cfg.minibatch_size
