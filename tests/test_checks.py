@@ -17,6 +17,11 @@ def refused(capsys, check, function, hint):
     assert answer is False and said.startswith("Not yet: ") and hint in said, said
 
 
+NONSENSE = pytest.mark.parametrize(
+    "nonsense", [None, ..., "玉山", torch.zeros(3, 3, 3), [[1], 2], float("nan"), {}], ids=repr
+)
+
+
 def accepted(capsys, check, function):
     answer, said = verdict(capsys, check, function)
     assert answer is True and said.startswith("Right: "), said
