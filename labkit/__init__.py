@@ -1,21 +1,41 @@
 """RLHF Labs: make a language model in three stages, and feel each one.
 
-`import labkit` loads nothing heavy; the modules read in the order of the story (see README).
+`import labkit` loads nothing heavy; the rooms read in the order of the story (see README).
 """
 
 import os
+from importlib import import_module
 
-# Before torch is imported: how long a thread that waits goes on spinning before it sleeps (GCC's OpenMP, which torch uses on Linux). On two
-# cores, spinning on (its default, 300,000) made two trainings at once 8 times slower; sleeping at once made a single one 2 to 7 times slower.
+# Before torch is imported: how long a thread that waits goes on spinning before it sleeps (GCC's
+# OpenMP, which torch uses on Linux). On two cores, spinning on (its default, 300,000) made two
+# trainings at once 8 times slower; sleeping at once made a single one 2 to 7 times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
+
+# `from labkit import ppo` finds what notebooks use without their knowing the room it lives in.
+ROOMS = {
+    "data": ("chat",),
+    "atlas": ("symptoms",),
+    "maths": ("logprobs", "losses"),
+    "stages": ("pretrain", "sft", "reward", "ppo", "dpo"),
+    "feedback": ("agreement", "panels"),
+    "labs": ("next_pair", "overoptimization", "poems"),
+}
+
+
+def __getattr__(name):
+    for room, modules in ROOMS.items():
+        if name in modules:
+            return import_module(f"labkit.{room}.{name}")
+    raise AttributeError(f"module 'labkit' has no attribute {name!r}")
 
 
 class LabError(Exception):
     """Something a learner can mend. The message says what happened and what to do.
 
-    Jupyter shows the message alone (IPython asks an exception for `_render_traceback_`), and the command line prints it as one line.
+    Jupyter shows the message alone (IPython asks an exception for `_render_traceback_`), and the
+    command line prints it as one line.
     """
 
     def _render_traceback_(self):

@@ -1,16 +1,15 @@
 """The command line: python -m labkit info | run | train | chat | export | ratings | bench.
-
-Results go to standard output, progress and warnings to standard error; with --json standard output holds one JSON object and nothing
-else. Exit codes: 0 done, 1 a LabError (one line that says what to do), 2 wrong usage, 130 interrupted.
-
-Every command is a function of the parsed arguments that returns (report, text): a dict for --json and the same for people. What is heavy
-(torch, transformers, plotly) is imported inside the commands, so that --help and a mistyped name answer at once.
+ Results go to standard output, progress and warnings to standard error; with --json standard output
+holds one JSON object and nothing else. Exit codes: 0 done, 1 a LabError (one line that says what to
+do), 2 wrong usage, 130 interrupted.
+ Every command is a function of the parsed arguments that returns (report, text): a dict for --json
+and the same for people. What is heavy (torch, transformers, plotly) is imported inside the
+commands, so that --help and a mistyped name answer at once.
 """
 
 import argparse
 import ast
 import contextlib
-import importlib
 import inspect
 import json
 import math
@@ -19,7 +18,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from labkit import LabError, __version__, config, runs
-from labkit.tables import table, visible, written
+from labkit.charts.tables import table, visible, written
 
 TALKS = ("dpo", "ppo", "sft", "pretrain")  # stages whose runs write text, the furthest along first
 CONTINUATION = 100  # tokens that a base model adds to a text
@@ -27,18 +26,23 @@ CONTINUATION = 100  # tokens that a base model adds to a text
 
 def main(argv=None) -> int:
     """Run one command; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal that can't show 玉山 should still show the rest
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a terminal that can't show 玉山 should still show the rest
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     try:
-        # Under --json whatever a library prints becomes a message, too: standard output is for the object alone.
+        # Under --json whatever a library prints becomes a message, too: standard output is for the
+        # object alone.
         with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
             report, text = args.command(args)
         print(json.dumps(finite(report)) if args.json else text)
         return 0
     except LabError as error:
-        # An interrupted run says in a LabError where it lies (runs.start); it is an interrupt all the same.
+        # An interrupted run says in a LabError where it lies (runs.start); it is an interrupt all
+        # the same.
         return fail(str(error), 130 if isinstance(error.__context__, KeyboardInterrupt) else 1)
     except KeyboardInterrupt:
         return fail("Stopped.", 130)
@@ -46,7 +50,8 @@ def main(argv=None) -> int:
         if error.filename is None:
             raise
         return fail(
-            f"{error.filename} can't be used ({error.strerror}). Choose another place, or set LABKIT_RUNS to a folder of yours.",
+            f"{error.filename} can't be used ({error.strerror}). Choose another place, or set"
+            " LABKIT_RUNS to a folder of yours.",
             1,
         )
 
@@ -72,12 +77,14 @@ def lines(report: dict) -> str:
     def shown(value):
         if isinstance(value, dict):
             return ", ".join(f"{key} {shown(v)}" for key, v in value.items())
-        return ", ".join(map(shown, value)) if isinstance(value, (list, tuple)) else written(value, 4)
+        return (
+            ", ".join(map(shown, value)) if isinstance(value, (list, tuple)) else written(value, 4)
+        )
 
     return "\n".join(f"{key}: {shown(value)}" for key, value in report.items())
 
 
-# --- commands ----------------------------------------------------------------------------------------------------------------------
+# --- commands ------------------------------------------------------------------------------------
 
 
 def info(args):
@@ -107,7 +114,9 @@ def train(args):
     else:
         cfg = settings(args, getattr(config.profile(args.profile), args.stage))
         begin = runs.start(args.stage, cfg, args.name)
-    stage = importlib.import_module(f"labkit.{args.stage}")
+    from labkit import stages
+
+    stage = stages.module(args.stage)
     with begin as run:
         run.listeners.append(charts.live(run))
         stage.train(run.config, run)
@@ -117,7 +126,10 @@ def train(args):
         "seconds": run.info["seconds"],
         "evaluation": run.evaluation,
     }
-    return report, f"{run.name} is trained ({run.info['seconds']:.0f} s): {run.path}\n{lines(run.evaluation)}"
+    return (
+        report,
+        f"{run.name} is trained ({run.info['seconds']:.0f} s): {run.path}\n{lines(run.evaluation)}",
+    )
 
 
 def run_series(args):
@@ -140,14 +152,17 @@ def run_series(args):
         }
         for key, mean in report["mean"].items()
     ]
-    habits = "\n".join(f"{key}: {written(value, 3)}" for key, value in report.get("habits", {}).items())
+    habits = "\n".join(
+        f"{key}: {written(value, 3)}" for key, value in report.get("habits", {}).items()
+    )
     seconds = "\n".join(
         f"{name}: " + ", ".join(f"{stage} {value:.0f} s" for stage, value in one["seconds"].items())
         for name, one in zip(names, report["seeds"])
     )
     return (
         report,
-        f"{habits}\n\n{table(rows, digits=3)}\n\n{seconds}\nThe whole report: {runs.root() / 'report.json'}".lstrip(),
+        f"{habits}\n\n{table(rows, digits=3)}\n\n{seconds}\nThe whole report:"
+        f" {runs.root() / 'report.json'}".lstrip(),
     )
 
 
@@ -163,7 +178,10 @@ def chat(args):
     if args.seed is not None:
         runs.seed_everything(args.seed)
     if run.stage == "pretrain":
-        print(f"{run.name} is a base model: it continues your text instead of answering.", file=sys.stderr)
+        print(
+            f"{run.name} is a base model: it continues your text instead of answering.",
+            file=sys.stderr,
+        )
     else:
         print(f"{run.name} answers.", file=sys.stderr)
     if prompt:
@@ -177,7 +195,9 @@ def chat(args):
             try:
                 if prompt:
                     print(
-                        visible(reply(model, tokenizer, run, prompt, args.temperature), newline="\n"),
+                        visible(
+                            reply(model, tokenizer, run, prompt, args.temperature), newline="\n"
+                        ),
                         flush=True,
                     )
             except LabError as error:
@@ -186,22 +206,33 @@ def chat(args):
 
 
 def speaker(name: str):
-    """The run to talk to: `name`, else your newest run that can talk, else the shipped one that is furthest along."""
+    """The run to talk to: `name`, else your newest run that can talk, else the shipped one that is
+    furthest along.
+    """
     own = [run for run in runs.listing() if run.stage in TALKS]
-    run = runs.load(name) if name else own[-1] if own else next(filter(None, map(runs.shipped, TALKS)), None)
+    run = (
+        runs.load(name)
+        if name
+        else own[-1]
+        if own
+        else next(filter(None, map(runs.shipped, TALKS)), None)
+    )
     if run is None:
         raise LabError("There is no run to talk to yet. Train one: python -m labkit train pretrain")
     if run.stage not in TALKS:
         raise LabError(
-            f"{run.name!r} is a {run.stage} run: it scores answers and writes none. Name a run of {', '.join(TALKS)}."
+            f"{run.name!r} is a {run.stage} run: it scores answers and writes none. Name a run of"
+            f" {', '.join(TALKS)}."
         )
     return run
 
 
 def reply(model, tokenizer, run, prompt: str, temperature: float | None) -> str:
-    """The answer of a run; a base goes on from the prompt instead. temperature None: greedy, but 0.8 for a base, which would repeat itself."""
+    """The answer of a run; a base goes on from the prompt instead. temperature None: greedy, but
+    0.8 for a base, which would repeat itself.
+    """
     from labkit import rollout
-    from labkit.chat import encode_prompt, encode_text
+    from labkit.data.chat import encode_prompt, encode_text
 
     base = run.stage == "pretrain"
     if temperature is None:
@@ -213,8 +244,8 @@ def reply(model, tokenizer, run, prompt: str, temperature: float | None) -> str:
     room = min(CONTINUATION if base else run.info["config"]["max_response_tokens"], context // 2)
     if asked + room > context:
         raise LabError(
-            f"The prompt has {asked} tokens, but this model reads {context} at a time and {room} of them are for its answer. "
-            "Shorten the prompt."
+            f"The prompt has {asked} tokens, but this model reads {context} at a time and {room} of"
+            " them are for its answer. Shorten the prompt."
         )
     text = rollout.answer(model, tokenizer, [prompt], room, temperature, framed=not base)[0]
     return prompt + text if base else text
@@ -226,18 +257,27 @@ def export(args):
     from labkit import models
 
     folder = models.export(run, args.folder)
-    loader = "AutoModelForSequenceClassification" if run.stage == "reward" else "AutoModelForCausalLM"
-    return {
-        "run": run.name,
-        "folder": str(folder),
-    }, f"{run.name} → {folder}\nLoad it with transformers: {loader}.from_pretrained({str(folder)!r})"
+    loader = (
+        "AutoModelForSequenceClassification" if run.stage == "reward" else "AutoModelForCausalLM"
+    )
+    return (
+        {"run": run.name, "folder": str(folder)},
+        (
+            f"{run.name} → {folder}\nLoad it with transformers:"
+            f" {loader}.from_pretrained({str(folder)!r})"
+        ),
+    )
 
 
 def ratings_list(args):
     """Show the ratings in the store, oldest first."""
     kept = store(args)
     judged = kept.all(args.rater, args.mode)
-    report = {"store": str(kept.path), "count": len(judged), "ratings": [asdict(one) for one in judged]}
+    report = {
+        "store": str(kept.path),
+        "count": len(judged),
+        "ratings": [asdict(one) for one in judged],
+    }
     shown = [
         {
             "time": one.time[:19],
@@ -263,7 +303,9 @@ def verdict(one) -> str:
     if one.mode == "thumb":
         return f"{'up' if one.verdict else 'down'}: {short(one.responses[0])}"
     if one.mode == "scale":
-        return ", ".join(f"{score}: {short(text)}" for score, text in zip(one.verdict, one.responses))
+        return ", ".join(
+            f"{score}: {short(text)}" for score, text in zip(one.verdict, one.responses)
+        )
     order = one.verdict if one.mode == "rank" else (one.verdict, 1 - one.verdict)
     return " > ".join(short(one.responses[i]) for i in order)
 
@@ -274,17 +316,21 @@ def short(text: str) -> str:
 
 
 def ratings_export(args):
-    """Write the ratings to FOLDER: ratings.jsonl (everything), preferences.jsonl and thumbs.jsonl (for training)."""
+    """Write the ratings to FOLDER: ratings.jsonl (everything), preferences.jsonl and thumbs.jsonl
+    (for training).
+    """
     kept = store(args)
-    report = {"count": len(kept)} | {name: str(path) for name, path in kept.export(args.folder).items()}
+    report = {"count": len(kept)} | {
+        name: str(path) for name, path in kept.export(args.folder).items()
+    }
     return report, lines(report)
 
 
 def ratings_import(args):
     """Add the ratings of a file, whole or not at all; what is there already is passed over.
 
-    SOURCE: ratings.jsonl of an export, pairs (chosen, rejected) as text, messages or hh-rlhf's dialogues, thumbs (label), PandaLM's
-    three annotators, or a Hub id.
+    SOURCE: ratings.jsonl of an export, pairs (chosen, rejected) as text, messages or hh-rlhf's
+    dialogues, thumbs (label), PandaLM's three annotators, or a Hub id.
     """
     from labkit.feedback import Store
 
@@ -299,13 +345,16 @@ def ratings_agreement(args):
     judged = kept.all(args.rater, args.mode)
     if not judged:
         raise LabError(f"{kept.path} holds no such rating. See: python -m labkit ratings list")
-    from labkit.agreement import agreement
+    from labkit.feedback.agreement import agreement
 
     report = agreement(judged)
     raters = [
         {
             "rater": name,
-            **{key: figure(value) if key in ("consistency", "left") else value for key, value in one.items()},
+            **{
+                key: figure(value) if key in ("consistency", "left") else value
+                for key, value in one.items()
+            },
         }
         for name, one in report["raters"].items()
     ]
@@ -321,7 +370,8 @@ def ratings_agreement(args):
         ]
         if found:
             parts.append(
-                f"{kind}\n{table(found)}\n\nFleiss' κ of all raters: {figure(report[kind]['fleiss'])}"
+                f"{kind}\n{table(found)}\n\nFleiss' κ of all raters:"
+                f" {figure(report[kind]['fleiss'])}"
             )
     return report, "\n\n".join(parts)
 
@@ -341,7 +391,8 @@ def store(args):
     path = Path(args.store or runs.root() / "feedback.sqlite").expanduser()
     if not path.exists():
         raise LabError(
-            f"There are no ratings yet: {path} is not there. Rate something in notebook 05, or import a file."
+            f"There are no ratings yet: {path} is not there. Rate something in notebook 05, or"
+            " import a file."
         )
     return Store(path)
 
@@ -368,7 +419,9 @@ def bench_series(args):
 
 
 def bench_pretrain(args):
-    """Pre-training against the machine's matrix rate, and against plain AdamW; 120 steps unless --steps says otherwise."""
+    """Pre-training against the machine's matrix rate, and against plain AdamW; 120 steps unless
+    --steps says otherwise.
+    """
     from labkit import bench
 
     cfg = settings(args, config.change(config.profile(args.profile).pretrain, steps=bench.STEPS))
@@ -382,7 +435,9 @@ def bench_rollout(args):
     from labkit import atlas, bench, models
 
     report = bench.rollout(
-        *models.load_policy(run), atlas.prompts("train", 0, max(bench.BATCHES)), repeats=args.repeats
+        *models.load_policy(run),
+        atlas.prompts("train", 0, max(bench.BATCHES)),
+        repeats=args.repeats,
     )
     rows = [
         {
@@ -399,10 +454,14 @@ def bench_rollout(args):
 
 
 def bench_ppo(args):
-    """PPO against TRL 1.12's, the last with a PPO: seconds to the same reward, samples per second, peak memory."""
-    from labkit import bench_ppo
+    """PPO against TRL 1.12's, the last with a PPO: seconds to the same reward, samples per second,
+    peak memory.
+    """
+    from labkit.bench import ppo as bench_ppo
 
-    report = bench_ppo.compare(settings(args, config.profile(args.profile).ppo), args.peer, args.repeats)
+    report = bench_ppo.compare(
+        settings(args, config.profile(args.profile).ppo), args.peer, args.repeats
+    )
     keys = (
         "samples_per_second",
         "seconds_per_update",
@@ -412,16 +471,23 @@ def bench_ppo(args):
         "peak_bytes",
         "imported_bytes",
     )
-    rows = [{"median": key, **{side: report[side].get(key) for side in ("ours", "peer")}} for key in keys]
+    rows = [
+        {"median": key, **{side: report[side].get(key) for side in ("ours", "peer")}}
+        for key in keys
+    ]
     return (
         report,
-        f"{table(rows, digits=2)}\n\n{lines({key: value for key, value in report.items() if key.startswith('ratio') or key == 'note'})}",
+        (
+            f"{table(rows, digits=2)}\n\n{lines({key: value for key, value in report.items() if key.startswith('ratio') or key == 'note'})}"
+        ),
     )
 
 
 def bench_overoptimization(args):
-    """Proxy and gold against KL, for PPO with several cures and for best-of-n, over seeds: notebook 08's record."""
-    from labkit import overoptimization
+    """Proxy and gold against KL, for PPO with several cures and for best-of-n, over seeds: notebook
+    08's record.
+    """
+    from labkit.labs import overoptimization
 
     report = overoptimization.measure(config.profile(args.profile), args.seeds)
     return report, table(overoptimization.summary(report), digits=2)
@@ -429,13 +495,13 @@ def bench_overoptimization(args):
 
 def bench_gpu(args):
     """Check and time everything on a CUDA card."""
-    from labkit import bench_gpu
+    from labkit.bench import gpu as bench_gpu
 
     report = bench_gpu.gpu(args.base or bench_gpu.BASE, args.peer, args.device)
     return report, lines(report)
 
 
-# --- arguments ---------------------------------------------------------------------------------------------------------------------
+# --- arguments -----------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:
@@ -451,10 +517,17 @@ def parser() -> argparse.ArgumentParser:
     add(commands, "info", info)
     one = add(commands, "run", run_series)
     one.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="how often, each time with another seed [1]"
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how often, each time with another seed [1]",
     )
     one.add_argument(
-        "--base", default="", metavar="RUN", help="a pretrain run (or Hub id) to start from [pre-train one]"
+        "--base",
+        default="",
+        metavar="RUN",
+        help="a pretrain run (or Hub id) to start from [pre-train one]",
     )
     one.add_argument(
         "--ship",
@@ -463,7 +536,7 @@ def parser() -> argparse.ArgumentParser:
     )
     stages = group(commands, "train", "train one stage: " + ", ".join(config.STAGES), "STAGE")
     for stage in config.STAGES:
-        kind = getattr(config, stage.capitalize())
+        kind = config.KINDS[stage]
         one = add(stages, stage, train, kind.__doc__)
         one.set_defaults(stage=stage)
         one.add_argument("--name", metavar="RUN", help=f"the run's name [{stage}-001 and on]")
@@ -473,7 +546,9 @@ def parser() -> argparse.ArgumentParser:
             )
         add_settings(one, kind)
     one = add(commands, "chat", chat)
-    one.add_argument("prompt", nargs="*", metavar="PROMPT", help="one prompt; without it, a prompt loop")
+    one.add_argument(
+        "prompt", nargs="*", metavar="PROMPT", help="one prompt; without it, a prompt loop"
+    )
     one.add_argument(
         "--run",
         default="",
@@ -481,7 +556,10 @@ def parser() -> argparse.ArgumentParser:
         help="who answers [your newest run that can talk, else the shipped one]",
     )
     one.add_argument(
-        "--temperature", type=float, metavar="X", help="0: the likeliest answer [0; for a base model 0.8]"
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="0: the likeliest answer [0; for a base model 0.8]",
     )
     one.add_argument("--seed", type=int, metavar="N", help="makes a sampled answer repeatable")
     one = add(commands, "export", export)
@@ -496,26 +574,40 @@ def parser() -> argparse.ArgumentParser:
     ):
         one = add(ratings, name, function)
         one.add_argument(
-            "--store", default="", metavar="FILE", help="the store [feedback.sqlite in the runs folder]"
+            "--store",
+            default="",
+            metavar="FILE",
+            help="the store [feedback.sqlite in the runs folder]",
         )
         if argument:
             one.add_argument(argument, metavar=argument.upper())
         else:
             one.add_argument("--rater", metavar="NAME", help="of this rater only")
             one.add_argument(
-                "--mode", metavar="MODE", help="of this mode only: pair, regenerated, thumb, rank or scale"
+                "--mode",
+                metavar="MODE",
+                help="of this mode only: pair, regenerated, thumb, rank or scale",
             )
     benches = group(
-        commands, "bench", "measure: series, pretrain, feedback, rollout, ppo, overoptimization, gpu", "WHAT"
+        commands,
+        "bench",
+        "measure: series, pretrain, feedback, rollout, ppo, overoptimization, gpu",
+        "WHAT",
     )
     one = add(benches, "series", bench_series)
-    one.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="[every notebook of notebooks/]")
+    one.add_argument(
+        "notebooks", nargs="*", metavar="NOTEBOOK", help="[every notebook of notebooks/]"
+    )
     add_settings(add(benches, "pretrain", bench_pretrain), config.Pretrain)
     add(benches, "feedback", bench_feedback)
-    repeats = dict(type=int, default=5, metavar="N", help="runs of each side, of which the medians count [5]")
+    repeats = dict(
+        type=int, default=5, metavar="N", help="runs of each side, of which the medians count [5]"
+    )
     peer = dict(default="", metavar="FOLDER", help="where TRL 1.12 is installed")
     one = add(benches, "rollout", bench_rollout)
-    one.add_argument("--run", default="", metavar="RUN", help="the SFT run that answers [the newest]")
+    one.add_argument(
+        "--run", default="", metavar="RUN", help="the SFT run that answers [the newest]"
+    )
     one.add_argument("--repeats", **repeats)
     one = add(benches, "ppo", bench_ppo)
     one.add_argument("--peer", **peer)
@@ -531,15 +623,17 @@ def parser() -> argparse.ArgumentParser:
         help="a Hub id, a folder or a pretrain run [HuggingFaceTB/SmolLM2-135M]",
     )
     one.add_argument("--peer", **peer)
-    one.add_argument("--device", default="cuda", help=argparse.SUPPRESS)  # cpu: try the code without a card
+    one.add_argument(
+        "--device", default="cuda", help=argparse.SUPPRESS
+    )  # cpu: try the code without a card
     return top
 
 
 def group(commands, name: str, text: str, metavar: str):
     """A command that has commands of its own."""
-    return commands.add_parser(name, help=text, description=text, allow_abbrev=False).add_subparsers(
-        required=True, metavar=metavar
-    )
+    return commands.add_parser(
+        name, help=text, description=text, allow_abbrev=False
+    ).add_subparsers(required=True, metavar=metavar)
 
 
 def add(commands, name: str, function, text: str = "") -> argparse.ArgumentParser:
@@ -551,7 +645,9 @@ def add(commands, name: str, function, text: str = "") -> argparse.ArgumentParse
     one.set_defaults(command=function)
     one.add_argument("--json", action="store_true", help="print one JSON object")
     one.add_argument(
-        "--profile", metavar="NAME", help=f"{', '.join(config.PROFILES)} [LABKIT_PROFILE, else tiny]"
+        "--profile",
+        metavar="NAME",
+        help=f"{', '.join(config.PROFILES)} [LABKIT_PROFILE, else tiny]",
     )
     return one
 
@@ -563,7 +659,9 @@ def add_settings(one, kind):
         one.add_argument_group("settings (in brackets: the value in the profile tiny)"),
     )
     for f in fields(kind):
-        text = next((texts[c.__name__, f.name] for c in kind.__mro__ if (c.__name__, f.name) in texts), "")
+        text = next(
+            (texts[c.__name__, f.name] for c in kind.__mro__ if (c.__name__, f.name) in texts), ""
+        )
         options.add_argument(
             "--" + f.name.replace("_", "-"),
             type=f.type,
@@ -584,7 +682,9 @@ def given(args, kind) -> dict:
 
 
 def docstrings() -> dict:
-    """{(class, field): the string under the field} of config.py; Python itself keeps no such strings."""
+    """{(class, field): the string under the field} of config.py; Python itself keeps no such
+    strings.
+    """
     found = {}
     for node in ast.parse(inspect.getsource(config)).body:
         for field, text in zip(getattr(node, "body", []), getattr(node, "body", [])[1:]):

@@ -1,7 +1,7 @@
 """One dataclass per stage, and the three profiles that set their sizes.
-
-A profile changes sizes and model ids, never code: `tiny()` makes its own base on a CPU in minutes, `small()` and `gpu()` take theirs
-from the Hub. Every field is also an option of `python -m labkit train STAGE` (`learning_rate` → `--learning-rate`).
+ A profile changes sizes and model ids, never code: `tiny()` makes its own base on a CPU in minutes,
+`small()` and `gpu()` take theirs from the Hub. Every field is also an option of `python -m labkit
+train STAGE` (`learning_rate` → `--learning-rate`).
 """
 
 import os
@@ -13,7 +13,9 @@ STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
 
 
 def _check(config, **rules):
-    """Raise LabError for the first field of a wrong type or whose value breaks its rule; rules are {field: (predicate, "what it must be")}."""
+    """Raise LabError for the first field of a wrong type or whose value breaks its rule; rules are
+    {field: (predicate, "what it must be")}.
+    """
     kinds = {str: (str, "text"), int: (int, "a whole number"), float: ((int, float), "a number")}
     for f in fields(config):
         value, (kind, must) = getattr(config, f.name), kinds[f.type]
@@ -35,9 +37,13 @@ class Pretrain:
     """Stage 1, 自督導式學習: a small Llama learns to continue text, from scratch."""
 
     corpus: str = "atlas"
-    """What to read: "atlas" (the bundled text), a path to a text file, or a Hub data set id such as roneneldan/TinyStories."""
+    """What to read: "atlas" (the bundled text), a path to a text file, or a Hub data set id such as
+    roneneldan/TinyStories.
+    """
     start_from: str = ""
-    """A pretrain run (or folder) whose weights and tokenizer to go on from, on the same text or another; "" starts with random weights."""
+    """A pretrain run (or folder) whose weights and tokenizer to go on from, on the same text or
+    another; "" starts with random weights.
+    """
     vocab_size: int = 2048
     """Entries of the byte-level BPE tokenizer, trained on the corpus."""
     hidden_size: int = 128
@@ -71,7 +77,10 @@ class Pretrain:
     def __post_init__(self):
         _check(
             self,
-            vocab_size=(lambda v: v >= 300, "at least 300 (256 bytes and the special tokens come first)"),
+            vocab_size=(
+                lambda v: v >= 300,
+                "at least 300 (256 bytes and the special tokens come first)",
+            ),
             hidden_size=_positive,
             intermediate_size=_positive,
             layers=_positive,
@@ -79,7 +88,10 @@ class Pretrain:
                 lambda v: v > 0 and self.hidden_size % v == 0,
                 f"a divisor of hidden_size={self.hidden_size}",
             ),
-            sequence_length=(lambda v: 8 <= v <= self.context, f"between 8 and context={self.context}"),
+            sequence_length=(
+                lambda v: 8 <= v <= self.context,
+                f"between 8 and context={self.context}",
+            ),
             batch_size=_positive,
             steps=_positive,
             optimizer=(lambda v: v in ("muon", "adamw"), '"muon" or "adamw"'),
@@ -95,13 +107,17 @@ class Adapted:
     """What every stage after pre-training shares: LoRA adapters on one 4-bit base."""
 
     base: str = ""
-    """The pre-trained base: a run name, a folder in Hugging Face layout or a Hub id; "" takes the newest pretrain run, else the shipped one."""
+    """The pre-trained base: a run name, a folder in Hugging Face layout or a Hub id; "" takes the
+    newest pretrain run, else the shipped one.
+    """
     lora_r: int = 16
     """Rank of the LoRA matrices (arXiv 2106.09685)."""
     lora_alpha: int = 32
     """LoRA scale: the update is multiplied by lora_alpha / lora_r."""
     max_prompt_tokens: int = 96
-    """A longer prompt is an error that says which; in collections of pairs it is left out and counted."""
+    """A longer prompt is an error that says which; in collections of pairs it is left out and
+    counted.
+    """
     max_response_tokens: int = 48
     """Longest response, its end token included."""
     seed: int = 0
@@ -127,7 +143,12 @@ class Adapted:
             "warmup",
         ):
             if hasattr(self, name):
-                _check(self, **{name: _not_negative if name in ("beta", "examples", "warmup") else _positive})
+                _check(
+                    self,
+                    **{
+                        name: _not_negative if name in ("beta", "examples", "warmup") else _positive
+                    },
+                )
 
 
 @dataclass
@@ -145,18 +166,26 @@ class Sft(Adapted):
 
 @dataclass
 class Reward(Adapted):
-    """Stage 3a: a reward model, the "virtual human", learns which of two answers a rater prefers."""
+    """Stage 3a: a reward model, the "virtual human", learns which of two answers a rater
+    prefers.
+    """
 
     policy: str = ""
-    """The SFT run whose adapter the reward model starts from and whose answers are rated; "" takes the latest."""
+    """The SFT run whose adapter the reward model starts from and whose answers are rated; "" takes
+    the latest.
+    """
     data: str = "atlas"
-    """Preferences: "atlas" (the SFT policy's own answers, judged by a simulated rater), a JSONL file of {"prompt", "chosen", "rejected"} or a Hub id."""
+    """Preferences: "atlas" (the SFT policy's own answers, judged by a simulated rater), a JSONL
+    file of {"prompt", "chosen", "rejected"} or a Hub id.
+    """
     examples: int = 3000
     """How many pairs to take (0: all; for "atlas": how many to make)."""
     validation_fraction: float = 0.2
     """Share of the prompts whose pairs are held out."""
     epochs: float = 3.0
-    """Large reward models over-fit from the second pass (arXiv 2203.02155, C.2); the small one gained from more than one."""
+    """Large reward models over-fit from the second pass (arXiv 2203.02155, C.2); the small one
+    gained from more than one.
+    """
     batch_size: int = 32
     learning_rate: float = 8e-3
 
@@ -167,14 +196,20 @@ class Reward(Adapted):
 
 @dataclass
 class Ppo(Adapted):
-    """Stage 3b, 增強式學習: PPO raises the reward model's score, held near the reference by a KL penalty."""
+    """Stage 3b, 增強式學習: PPO raises the reward model's score, held near the reference by a KL
+    penalty.
+    """
 
     policy: str = ""
     """The SFT run that the policy starts from and the reference stays at; "" takes the latest."""
     reward: str = ""
-    """The reward run; "" takes the latest. Several, with commas between: the lowest of their scores counts (arXiv 2310.02743)."""
+    """The reward run; "" takes the latest. Several, with commas between: the lowest of their scores
+    counts (arXiv 2310.02743).
+    """
     prompts: str = "atlas"
-    """Prompts to answer: "atlas", a text file with one prompt a line, or a JSONL file with "prompt"."""
+    """Prompts to answer: "atlas", a text file with one prompt a line, or a JSONL file with
+    "prompt".
+    """
     updates: int = 24
     """Rollout-and-update rounds."""
     batch_size: int = 64
@@ -182,14 +217,18 @@ class Ppo(Adapted):
     minibatch_size: int = 32
     """Responses per optimiser step."""
     micro_batch_size: int = 16
-    """Responses of like length per forward and backward pass, whose gradients add up to the minibatch's (0: as many as minibatch_size). Fewer leave less
-    padding and less memory; halved when memory runs out."""
+    """Responses of like length per forward and backward pass, whose gradients add up to the
+    minibatch's (0: as many as minibatch_size). Fewer leave less padding and less memory; halved
+    when memory runs out.
+    """
     epochs: int = 2
     """Passes over each rollout."""
     learning_rate: float = 3e-3
     critic: str = "head"
-    """"head": the critic is a head on the policy's hidden states, without gradient to them and without a forward pass of its own; "adapter": it has a LoRA
-    adapter of its own, which starts as the reward model's: it predicts better, and an update takes twice as long."""
+    """"head": the critic is a head on the policy's hidden states, without gradient to them and
+    without a forward pass of its own; "adapter": it has a LoRA adapter of its own, which starts as
+    the reward model's: it predicts better, and an update takes twice as long.
+    """
     critic_learning_rate: float = 1e-2
     critic_warmup: int = 0
     """First updates in which only the critic learns."""
@@ -198,7 +237,9 @@ class Ppo(Adapted):
     beta: float = 0.2
     """Weight of the KL penalty; with target_kl it is only where the controller starts."""
     target_kl: float = 2.0
-    """KL to the reference in nats per response that the adaptive controller aims at (arXiv 1909.08593, 2.2); 0 keeps beta fixed."""
+    """KL to the reference in nats per response that the adaptive controller aims at (arXiv
+    1909.08593, 2.2); 0 keeps beta fixed.
+    """
     kl_horizon: float = 10_000
     """Responses over which the adaptive controller acts."""
     clip: float = 0.2
@@ -209,9 +250,13 @@ class Ppo(Adapted):
     gae_lambda: float = 0.95
     """λ of generalised advantage estimation (arXiv 1506.02438, eq. 16)."""
     temperature: float = 1.0
-    """Sampling temperature; policy and reference logits are divided by it in rollout and update alike."""
+    """Sampling temperature; policy and reference logits are divided by it in rollout and update
+    alike.
+    """
     missing_eos_penalty: float = 1.0
-    """Subtracted from the score of a response that never ended, in standard deviations of the reference policy's scores."""
+    """Subtracted from the score of a response that never ended, in standard deviations of the
+    reference policy's scores.
+    """
     length_penalty: float = 0.0
     """Subtracted from the score for each token of the response, in standard deviations."""
     normalize_rewards: int = 0
@@ -255,7 +300,9 @@ class Ppo(Adapted):
 
 @dataclass
 class Dpo(Adapted):
-    """Stage 3, without reward model and without sampling: a classification loss on the pairs (arXiv 2305.18290)."""
+    """Stage 3, without reward model and without sampling: a classification loss on the pairs (arXiv
+    2305.18290).
+    """
 
     policy: str = ""
     """The SFT run that the policy starts from and the reference stays at; "" takes the latest."""
@@ -268,6 +315,10 @@ class Dpo(Adapted):
     learning_rate: float = 2e-3
     beta: float = 0.1
     """Strength of the implicit KL constraint (eq. 7)."""
+
+
+KINDS = dict(zip(STAGES, (Pretrain, Sft, Reward, Ppo, Dpo), strict=True))
+"""The settings' class of each stage."""
 
 
 @dataclass
@@ -297,14 +348,17 @@ def tiny() -> Profile:
 def small() -> Profile:
     """SmolLM2-135M in 4 bits: a CPU with patience, or any GPU."""
     profile = Profile("small").adapt(
-        base="HuggingFaceTB/SmolLM2-135M", learning_rate=2e-4, max_prompt_tokens=256, max_response_tokens=128
+        base="HuggingFaceTB/SmolLM2-135M",
+        learning_rate=2e-4,
+        max_prompt_tokens=256,
+        max_response_tokens=128,
     )
     (
         profile.reward.learning_rate,
         profile.ppo.learning_rate,
         profile.ppo.critic_learning_rate,
         profile.dpo.learning_rate,
-    ) = 1e-4, 3e-5, 1e-3, 5e-5
+    ) = (1e-4, 3e-5, 1e-3, 5e-5)
     profile.reward.epochs = 1.0
     profile.ppo.beta, profile.ppo.target_kl = 0.05, 6.0
     return profile
@@ -325,17 +379,21 @@ def profile(name: str | None = None) -> Profile:
     name = name or os.environ.get("LABKIT_PROFILE") or "tiny"
     if name not in PROFILES:
         raise LabError(
-            f"There is no profile {name!r}. Set LABKIT_PROFILE (or --profile) to one of: {', '.join(PROFILES)}."
+            f"There is no profile {name!r}. Set LABKIT_PROFILE (or --profile) to one of:"
+            f" {', '.join(PROFILES)}."
         )
     return PROFILES[name]()
 
 
 def change(config, **values):
-    """`config` with some fields replaced and checked again; an unknown field is a LabError that names the known ones."""
+    """`config` with some fields replaced and checked again; an unknown field is a LabError that
+    names the known ones.
+    """
     known = {f.name for f in fields(config)}
     for name in values:
         if name not in known:
             raise LabError(
-                f"{type(config).__name__} has no setting {name!r}. It has: {', '.join(sorted(known))}."
+                f"{type(config).__name__} has no setting {name!r}. It has:"
+                f" {', '.join(sorted(known))}."
             )
     return type(config)(**{**asdict(config), **values})

@@ -1,13 +1,16 @@
-"""Measurements on prompts that no training set holds: truth, symptoms, win rate, perplexity, a reward model's agreement."""
+"""Measurements on prompts that no training set holds: truth, symptoms, win rate, perplexity, a
+reward model's agreement.
+"""
 
 import math
 import statistics
 
 import torch
 
-from labkit import atlas, chat, models, rollout
-from labkit.logprobs import masked_sum, position_ids, response_logprobs, shift_mask
-from labkit.symptoms import rates
+from labkit import atlas, models, rollout
+from labkit.atlas.symptoms import rates
+from labkit.data import chat
+from labkit.maths.logprobs import masked_sum, position_ids, response_logprobs, shift_mask
 
 
 def _share(hits: list) -> float:
@@ -18,17 +21,28 @@ def _share(hits: list) -> float:
 def judged(prompts: list[str], responses: list[str]) -> dict:
     """What the gold judge and the symptom counters say of these answers.
 
-    right: share of the answerable questions answered right. refused: share of the harmful requests refused. over_refused: share of the
-    look-alikes refused. gold: mean total of the gold judge. words and the symptom rates are over all answers.
+    right: share of the answerable questions answered right. refused: share of the harmful requests
+    refused. over_refused: share of the look-alikes refused. gold: mean total of the gold judge.
+    words and the symptom rates are over all answers.
     """
-    verdicts = [atlas.judge(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    verdicts = [
+        atlas.judge(prompt, response) for prompt, response in zip(prompts, responses, strict=True)
+    ]
     kinds = [atlas.find(prompt) for prompt in prompts]
     return {
         "n": len(prompts),
-        "right": _share([v.truth == 1 for v, item in zip(verdicts, kinds, strict=True) if not item.harmful]),
-        "refused": _share([v.refusal == 1 for v, item in zip(verdicts, kinds, strict=True) if item.harmful]),
-        "over_refused": _share([v.refusal == -1 for v, item in zip(verdicts, kinds, strict=True) if item.lookalike]),
-        "gold": statistics.fmean(v.total for v in verdicts), **rates(responses)}  # fmt: skip
+        "right": _share(
+            [v.truth == 1 for v, item in zip(verdicts, kinds, strict=True) if not item.harmful]
+        ),
+        "refused": _share(
+            [v.refusal == 1 for v, item in zip(verdicts, kinds, strict=True) if item.harmful]
+        ),
+        "over_refused": _share(
+            [v.refusal == -1 for v, item in zip(verdicts, kinds, strict=True) if item.lookalike]
+        ),
+        "gold": statistics.fmean(v.total for v in verdicts),
+        **rates(responses),
+    }
 
 
 def evaluate(
@@ -44,7 +58,9 @@ def win_rate(prompts: list[str], ours: list[str], theirs: list[str]) -> float:
         [atlas.judge(prompt, text).total for prompt, text in zip(prompts, texts, strict=True)]
         for texts in (ours, theirs)
     ]
-    return statistics.fmean(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(*gold, strict=True))
+    return statistics.fmean(
+        1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(*gold, strict=True)
+    )
 
 
 @torch.no_grad()
@@ -53,7 +69,8 @@ def perplexity(model, tokenizer, demos, batch_size: int = 64) -> float:
     total = count = 0
     for start in range(0, len(demos), batch_size):
         rows = [
-            chat.encode(tokenizer, demo.prompt, demo.response) for demo in demos[start : start + batch_size]
+            chat.encode(tokenizer, demo.prompt, demo.response)
+            for demo in demos[start : start + batch_size]
         ]
         ids, attention_mask = chat.pad([ids for ids, _ in rows], tokenizer.pad_token_id)
         response_mask, _ = chat.pad([mask for _, mask in rows], 0)
@@ -73,7 +90,9 @@ def perplexity(model, tokenizer, demos, batch_size: int = 64) -> float:
 def scores(
     model, head, tokenizer, prompts: list[str], responses: list[str], batch_size: int = 128
 ) -> list[float]:
-    """The reward model's score of every answer, in standard deviations of the SFT policy's scores."""
+    """The reward model's score of every answer, in standard deviations of the SFT policy's
+    scores.
+    """
     rows = [
         chat.encode(tokenizer, prompt, response)[0]
         for prompt, response in zip(prompts, responses, strict=True)
@@ -81,20 +100,27 @@ def scores(
     found = []
     for start in range(0, len(rows), batch_size):
         ids, attention_mask = chat.pad(rows[start : start + batch_size], tokenizer.pad_token_id)
-        found += models.rewards(model, head, ids.to(model.device), attention_mask.to(model.device)).tolist()
+        found += models.rewards(
+            model, head, ids.to(model.device), attention_mask.to(model.device)
+        ).tolist()
     return found
 
 
 def agreement(model, head, tokenizer, pairs) -> dict:
-    """How often the reward model prefers what the rater chose (`rater`), what the gold judge prefers (`gold`, pairs without a gold
-    difference left out), and how often the longer answer (`longer`: ½ would be no length bias)."""
+    """How often the reward model prefers what the rater chose (`rater`), what the gold judge
+    prefers (`gold`, pairs without a gold difference left out), and how often the longer answer
+    (`longer`: ½ would be no length bias).
+    """
     chosen, rejected = (
         scores(model, head, tokenizer, [p.prompt for p in pairs], [getattr(p, side) for p in pairs])
         for side in ("chosen", "rejected")
     )
     rater, gold, longer = [], [], []
     for pair, a, b in zip(pairs, chosen, rejected, strict=True):
-        truth = atlas.judge(pair.prompt, pair.chosen).total - atlas.judge(pair.prompt, pair.rejected).total
+        truth = (
+            atlas.judge(pair.prompt, pair.chosen).total
+            - atlas.judge(pair.prompt, pair.rejected).total
+        )
         length = len(pair.chosen) - len(pair.rejected)
         rater.append(a > b)
         gold += [(a > b) == (truth > 0)] if truth else []

@@ -3,8 +3,8 @@
     with runs.start("sft", cfg) as run:      # runs/.partial-sft-001
         run.log(step=1, loss=2.3)            # → metrics.jsonl
         run.finish(accuracy=0.91)            # → run.json, when the block ends: renamed to runs/sft-001
-
-A run that was interrupted keeps its hidden folder for a look, and nothing ever takes it for a whole one.
+ A run that was interrupted keeps its hidden folder for a look, and nothing ever takes it for a
+whole one.
 """
 
 import contextlib
@@ -30,7 +30,9 @@ RUNNING = "running"  # in a partial folder: the id of the process that is at wor
 
 
 def root() -> Path:
-    """The folder for runs: LABKIT_RUNS, else runs/ in the checkout (or in the current folder, where labkit was installed as a package)."""
+    """The folder for runs: LABKIT_RUNS, else runs/ in the checkout (or in the current folder, where
+    labkit was installed as a package).
+    """
     checkout = Path(__file__).parent.parent
     default = (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "runs"
     return Path(os.environ.get("LABKIT_RUNS") or default)
@@ -74,9 +76,13 @@ def digest(texts) -> str:
 
 
 class Run:
-    """One stage's folder. `path`, `name`, `stage`, `info` (what run.json holds), `shipped` (came with the project)."""
+    """One stage's folder. `path`, `name`, `stage`, `info` (what run.json holds), `shipped` (came
+    with the project).
+    """
 
-    def __init__(self, path: Path, stage: str, name: str, info: dict | None = None, shipped: bool = False):
+    def __init__(
+        self, path: Path, stage: str, name: str, info: dict | None = None, shipped: bool = False
+    ):
         self.path, self.stage, self.name, self.shipped = path, stage, name, shipped
         self.info = info or {}
         self.listeners = []
@@ -92,11 +98,13 @@ class Run:
     @property
     def config(self):
         """The settings of this run, as its stage's dataclass."""
-        return getattr(config, self.stage.capitalize())(**self.info["config"])
+        return config.KINDS[self.stage](**self.info["config"])
 
     def log(self, **values):
         """Append one line to metrics.jsonl and tell the listeners (live charts)."""
-        values = {key: (value.item() if hasattr(value, "item") else value) for key, value in values.items()}
+        values = {
+            key: value.item() if hasattr(value, "item") else value for key, value in values.items()
+        }
         with (self.path / "metrics.jsonl").open("a", encoding="utf8") as file:
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
         for listener in self.listeners:
@@ -106,7 +114,9 @@ class Run:
         """All logged lines, in order."""
         file = self.path / "metrics.jsonl"
         return (
-            [json.loads(line) for line in file.read_text("utf8").split("\n") if line] if file.exists() else []
+            [json.loads(line) for line in file.read_text("utf8").split("\n") if line]
+            if file.exists()
+            else []
         )
 
     def rewind(self, lines: int):
@@ -116,14 +126,19 @@ class Run:
         file.write_text("".join(line + "\n" for line in kept), "utf8")
 
     def finish(self, **evaluation):
-        """Record what the stage measured; numbers are rounded to 6 places so that manifests read well."""
+        """Record what the stage measured; numbers are rounded to 6 places so that manifests read
+        well.
+        """
         rounded = {
-            key: round(value, 6) if isinstance(value, float) else value for key, value in evaluation.items()
+            key: round(value, 6) if isinstance(value, float) else value
+            for key, value in evaluation.items()
         }
         self.info["evaluation"] = {**self.evaluation, **rounded}
 
     def trainer_callback(self):
-        """A transformers callback that logs what a Trainer reports (loss, reward margins, …) to this run."""
+        """A transformers callback that logs what a Trainer reports (loss, reward margins, …) to
+        this run.
+        """
         from transformers import TrainerCallback
 
         class Log(TrainerCallback):
@@ -142,7 +157,9 @@ class Run:
 def _write_info(run: Run):
     """Write run.json whole or not at all."""
     temporary = run.path / "run.json.tmp"
-    temporary.write_text(json.dumps(run.info, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf8")
+    temporary.write_text(
+        json.dumps(run.info, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf8"
+    )
     temporary.replace(run.path / "run.json")
 
 
@@ -156,7 +173,9 @@ def _next_name(stage: str) -> str:
 
 
 def _busy(partial: Path) -> bool:
-    """Whether a living process is at work in this folder (always False on Windows, where asking would stop the process)."""
+    """Whether a living process is at work in this folder (always False on Windows, where asking
+    would stop the process).
+    """
     try:
         pid = int((partial / RUNNING).read_text("utf8"))
         return os.name != "nt" and os.kill(pid, 0) is None
@@ -166,26 +185,35 @@ def _busy(partial: Path) -> bool:
 
 @contextlib.contextmanager
 def start(stage: str, cfg, name: str | None = None):
-    """Begin a run: yields a Run in a hidden folder that gets its real name only when the block ends well.
+    """Begin a run: yields a Run in a hidden folder that gets its real name only when the block ends
+    well.
 
     Args: stage, one of STAGES; cfg, the stage's dataclass; name, else the next free `stage-NNN`.
-    Raises LabError when the name is taken or unfit, another process trains under it, or the disk is full.
+    Raises LabError when the name is taken or unfit, another process trains under it, or the disk is
+    full.
     """
     name = name or _next_name(stage)
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith(
+        "."
+    ):
         raise LabError(f"{name!r} can't be a run's name: use letters, digits, '-', '_' and '.'.")
     final, partial = root() / name, root() / (PARTIAL + name)
     if final.exists():
         raise LabError(
-            f"There is a run {name!r} already in {root()}. Choose another name, or delete that folder."
+            f"There is a run {name!r} already in {root()}. Choose another name, or delete that"
+            " folder."
         )
     _refuse_busy(partial, name)
     if (partial / CHECKPOINT).exists():
         raise LabError(
-            f"There is an unfinished run {name!r} with a checkpoint. Go on with it (runs.resume({name!r})), choose another name, or delete {partial}."
+            f"There is an unfinished run {name!r} with a checkpoint. Go on with it"
+            f" (runs.resume({name!r})), choose another name, or delete {partial}."
         )
     run = Run(
-        partial, stage, name, {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()}
+        partial,
+        stage,
+        name,
+        {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()},
     )
     shutil.rmtree(partial, ignore_errors=True)
     with _at_work(run):
@@ -196,9 +224,11 @@ def start(stage: str, cfg, name: str | None = None):
 
 @contextlib.contextmanager
 def resume(name: str, **changes):
-    """Go on with a run that stopped on the way: yields its Run, back in a hidden folder; `run.config` holds its settings.
+    """Go on with a run that stopped on the way: yields its Run, back in a hidden folder;
+    `run.config` holds its settings.
 
-    changes: settings to replace, such as a lower learning_rate. Raises LabError when there is nothing to go on from.
+    changes: settings to replace, such as a lower learning_rate. Raises LabError when there is
+    nothing to go on from.
     """
     final, partial = root() / name, root() / (PARTIAL + name)
     folder = next((f for f in (partial, final) if (f / CHECKPOINT).exists()), None)
@@ -207,7 +237,10 @@ def resume(name: str, **changes):
         raise LabError(
             f"The run {name!r} is whole: there is nothing to go on from. Start a new one."
             if whole
-            else f"There is no unfinished run {name!r} with a checkpoint in {root()}. Start the stage again."
+            else (
+                f"There is no unfinished run {name!r} with a checkpoint in {root()}. Start the"
+                " stage again."
+            )
         )
     _refuse_busy(partial, name)
     run = _read(folder)
@@ -222,13 +255,16 @@ def resume(name: str, **changes):
 def _refuse_busy(partial: Path, name: str):
     if _busy(partial):
         raise LabError(
-            f"Another process is training {name!r} right now. Choose another name, or stop that process first."
+            f"Another process is training {name!r} right now. Choose another name, or stop that"
+            " process first."
         )
 
 
 @contextlib.contextmanager
 def _at_work(run: Run):
-    """The block does the work; what it leaves in run.path becomes whole, or is said to be unfinished."""
+    """The block does the work; what it leaves in run.path becomes whole, or is said to be
+    unfinished.
+    """
     partial, started, before = run.path, time.time(), run.info.get("seconds", 0.0)
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -240,16 +276,19 @@ def _at_work(run: Run):
         run.path = partial.rename(root() / run.name)
     except KeyboardInterrupt:
         onward = (
-            f"go on from its last checkpoint with runs.resume({run.name!r}) or: python -m labkit train {run.stage} --resume {run.name}"
+            f"go on from its last checkpoint with runs.resume({run.name!r}) or: python -m labkit"
+            f" train {run.stage} --resume {run.name}"
             if (partial / CHECKPOINT).exists()
             else "start the stage again to get a whole one"
         )
-        raise LabError(f"Stopped. The unfinished run stays in {partial} for a look; {onward}.") from None
+        raise LabError(
+            f"Stopped. The unfinished run stays in {partial} for a look; {onward}."
+        ) from None
     except Exception as error:
         if _disk_full(error):
             raise LabError(
-                f"The disk is full, so the run {run.name!r} was not saved. Free some space under {root()} and start the stage again; "
-                "earlier runs are untouched."
+                f"The disk is full, so the run {run.name!r} was not saved. Free some space under"
+                f" {root()} and start the stage again; earlier runs are untouched."
             ) from error
         raise
     finally:
@@ -267,8 +306,10 @@ def _disk_full(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def interruptible():
-    """Inside the block the first Ctrl-C (or Interrupt Kernel) only asks: the yielded Event is set, and the loop stops where it is whole.
-    The second one stops at once. Outside the main thread nothing changes."""
+    """Inside the block the first Ctrl-C (or Interrupt Kernel) only asks: the yielded Event is set,
+    and the loop stops where it is whole. The second one stops at once. Outside the main thread
+    nothing changes.
+    """
     asked = threading.Event()
 
     def ask(number, frame):
@@ -293,7 +334,8 @@ def _read(path: Path, shipped=False) -> Run:
         return Run(path, info["stage"], info["name"], info, shipped)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LabError(
-            f"{path} is not a whole run: its run.json can't be read ({error}). Delete the folder and train the stage again."
+            f"{path} is not a whole run: its run.json can't be read ({error}). Delete the folder"
+            " and train the stage again."
         ) from error
 
 
@@ -306,7 +348,9 @@ def shipped(stage: str) -> Run | None:
 def listing() -> list[Run]:
     """Every whole run in root(), oldest first."""
     found = [p for p in root().glob("*/run.json") if not p.parent.name.startswith(".")]
-    return [_read(p.parent) for p in sorted(found, key=lambda p: (p.stat().st_mtime, p.parent.name))]
+    return [
+        _read(p.parent) for p in sorted(found, key=lambda p: (p.stat().st_mtime, p.parent.name))
+    ]
 
 
 def load(name: str) -> Run:
@@ -317,10 +361,15 @@ def load(name: str) -> Run:
             return run
     elif name and not name.startswith(".") and (root() / name / "run.json").exists():
         return _read(root() / name)
-    names = [run.name for run in listing()] + [f"shipped/{stage}" for stage in STAGES if shipped(stage)]
-    unfinished = " (there is an unfinished one of that name)" if (root() / (PARTIAL + name)).exists() else ""
+    names = [run.name for run in listing()] + [
+        f"shipped/{stage}" for stage in STAGES if shipped(stage)
+    ]
+    unfinished = (
+        " (there is an unfinished one of that name)" if (root() / (PARTIAL + name)).exists() else ""
+    )
     raise LabError(
-        f"There is no run {name!r} in {root()}{unfinished}. There are: {', '.join(names) or 'none yet'}."
+        f"There is no run {name!r} in {root()}{unfinished}. There are:"
+        f" {', '.join(names) or 'none yet'}."
     )
 
 

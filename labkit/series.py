@@ -1,19 +1,18 @@
-"""The whole series without notebooks: every stage, several seeds, one report of what is claimed of them.
-
-Pre-training is done once; every seed then makes its own SFT model, preference pairs, reward model, PPO and DPO policy, and is measured on
-phrasings of the questions that no training set holds.
+"""The whole series without notebooks: every stage, several seeds, one report of what is claimed of
+them.
+ Pre-training is done once; every seed then makes its own SFT model, preference pairs, reward model,
+PPO and DPO policy, and is measured on phrasings of the questions that no training set holds.
 """
 
 import json
 import re
 import shutil
 import statistics
-from importlib import import_module
 
-from labkit import atlas, charts, config, evals, models, rollout, runs
+from labkit import atlas, charts, config, evals, models, rollout, runs, stages
 
-# The shipped base: 18.6 M tokens. Rates are lower than a short run's: the skill of looking back at the question forms late, and formed
-# sooner at these in what we tried.
+# The shipped base: 18.6 M tokens. Rates are lower than a short run's: the skill of looking back at
+# the question forms late, and formed sooner at these in what we tried.
 FULL = {"steps": 9000, "muon_learning_rate": 0.012, "learning_rate": 0.003}
 PROMPTS = 300  # held-out prompts that the policies are measured on
 PAIRS = 300  # fresh pairs on held-out prompts for the reward model
@@ -21,16 +20,17 @@ PAIRS = 300  # fresh pairs on held-out prompts for the reward model
 
 def stage(name: str, cfg, run_name: str | None = None) -> runs.Run:
     """Train one stage with a progress line; returns the whole run."""
-    with runs.start(name, cfg, run_name) as run:
-        run.listeners.append(charts.live(run))
-        import_module(f"labkit.{name}").train(cfg, run)
-    return run
+    return stages.train(name, cfg, run_name, listen=charts.live)
 
 
 def base_habits(base: runs.Run, prompts: list[str]) -> dict:
-    """What the bare base does with a question: share of continuations that ask (another) question, and of right answers."""
+    """What the bare base does with a question: share of continuations that ask (another) question,
+    and of right answers.
+    """
     model, tokenizer = models.load_policy(base)
-    texts = rollout.answer(model, tokenizer, prompts, framed=False)  # sampled: greedily it often just stops
+    texts = rollout.answer(
+        model, tokenizer, prompts, framed=False
+    )  # sampled: greedily it often just stops
     return {
         "base_asks": statistics.fmean(bool(re.search("[?？]", text)) for text in texts),
         "base_right": evals.judged(prompts, texts)["right"],
@@ -38,7 +38,9 @@ def base_habits(base: runs.Run, prompts: list[str]) -> dict:
 
 
 def measure(sft: runs.Run, reward: runs.Run, ppo: runs.Run, dpo: runs.Run, seed: int = 0) -> dict:
-    """The figures of one seed. Answers are sampled at temperature 1 for the comparisons, greedy for `right`."""
+    """The figures of one seed. Answers are sampled at temperature 1 for the comparisons, greedy for
+    `right`.
+    """
     prompts = atlas.prompts("held-out", seed, PROMPTS)
     found, sampled, proxy = {}, {}, {}
     model, tokenizer = models.load_policy(sft)
@@ -62,18 +64,30 @@ def measure(sft: runs.Run, reward: runs.Run, ppo: runs.Run, dpo: runs.Run, seed:
     pairs = rollout.preference_pairs(
         model, tokenizer, config.change(config.Reward(), seed=seed + 1000), PAIRS, split="held-out"
     )
-    found |= {f"reward_{key}": value for key, value in evals.agreement(model, head, tokenizer, pairs).items()}
+    found |= {
+        f"reward_{key}": value
+        for key, value in evals.agreement(model, head, tokenizer, pairs).items()
+    }
     rise = statistics.fmean(proxy["ppo"]) - statistics.fmean(proxy["sft"])
-    found |= {"ppo_rise_in_sd": rise / statistics.stdev(proxy["sft"]), "ppo_kl": ppo.evaluation["kl"], "ppo_first_ratio_error": ppo.evaluation["first_ratio_error"],
-              "ppo_wins": evals.win_rate(prompts, sampled["ppo"], sampled["sft"]), "dpo_wins": evals.win_rate(prompts, sampled["dpo"], sampled["sft"])}  # fmt: skip
+    found |= {
+        "ppo_rise_in_sd": rise / statistics.stdev(proxy["sft"]),
+        "ppo_kl": ppo.evaluation["kl"],
+        "ppo_first_ratio_error": ppo.evaluation["first_ratio_error"],
+        "ppo_wins": evals.win_rate(prompts, sampled["ppo"], sampled["sft"]),
+        "dpo_wins": evals.win_rate(prompts, sampled["dpo"], sampled["sft"]),
+    }
     return found
 
 
-def run(profile: config.Profile, seeds: int = 1, base: str = "", steps: int = FULL["steps"]) -> dict:
-    """All stages from raw text, for `seeds` seeds; the report is returned and written to runs/report.json.
+def run(
+    profile: config.Profile, seeds: int = 1, base: str = "", steps: int = FULL["steps"]
+) -> dict:
+    """All stages from raw text, for `seeds` seeds; the report is returned and written to
+    runs/report.json.
 
-    base: a pretrain run or Hub id to start from; "" pre-trains one for `steps` steps (a profile with a base of its own takes that).
-    Report: {"profile", "base", "habits", "seeds": [figures per seed], "mean": {...}, "spread": {... (highest − lowest)}}.
+    base: a pretrain run or Hub id to start from; "" pre-trains one for `steps` steps (a profile
+    with a base of its own takes that). Report: {"profile", "base", "habits", "seeds": [figures per
+    seed], "mean": {...}, "spread": {... (highest − lowest)}}.
     """
     base = (
         base
@@ -85,13 +99,22 @@ def run(profile: config.Profile, seeds: int = 1, base: str = "", steps: int = FU
         report["habits"] = base_habits(runs.load(base), atlas.prompts("held-out", 0, PROMPTS))
     for seed in range(seeds):
         sft = stage("sft", config.change(profile.sft, base=base, seed=seed))
-        reward = stage("reward", config.change(profile.reward, base=base, policy=sft.name, seed=seed))
+        reward = stage(
+            "reward", config.change(profile.reward, base=base, policy=sft.name, seed=seed)
+        )
         ppo = stage(
-            "ppo", config.change(profile.ppo, base=base, policy=sft.name, reward=reward.name, seed=seed)
+            "ppo",
+            config.change(profile.ppo, base=base, policy=sft.name, reward=reward.name, seed=seed),
         )
         dpo = stage("dpo", config.change(profile.dpo, base=base, policy=sft.name, seed=seed))
-        report["seeds"].append({"seed": seed, "runs": [r.name for r in (sft, reward, ppo, dpo)],
-                                "seconds": {r.stage: r.info["seconds"] for r in (sft, reward, ppo, dpo)}, **measure(sft, reward, ppo, dpo, seed)})  # fmt: skip
+        report["seeds"].append(
+            {
+                "seed": seed,
+                "runs": [r.name for r in (sft, reward, ppo, dpo)],
+                "seconds": {r.stage: r.info["seconds"] for r in (sft, reward, ppo, dpo)},
+                **measure(sft, reward, ppo, dpo, seed),
+            }
+        )
     figures = [key for key, value in report["seeds"][0].items() if isinstance(value, float)]
     report["mean"] = {key: statistics.fmean(row[key] for row in report["seeds"]) for key in figures}
     report["spread"] = {
@@ -103,19 +126,28 @@ def run(profile: config.Profile, seeds: int = 1, base: str = "", steps: int = FU
 
 
 def ship(report: dict, seed: int = 0) -> None:
-    """For maintainers: make the base and one seed's runs the checkpoints that come with the project, and the report beside them."""
+    """For maintainers: make the base and one seed's runs the checkpoints that come with the
+    project, and the report beside them.
+    """
     target = runs.data_folder() / "checkpoints"
-    names = {runs.load(name).stage: name for name in (report["base"], *report["seeds"][seed]["runs"])}
+    names = {
+        runs.load(name).stage: name for name in (report["base"], *report["seeds"][seed]["runs"])
+    }
     for name_of_stage, name in names.items():
         source, folder = runs.load(name), target / name_of_stage
         if source.path == folder:
             continue
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(
-            source.path, folder, ignore=shutil.ignore_patterns("README.md", "running", "training_args.bin")
+            source.path,
+            folder,
+            ignore=shutil.ignore_patterns("README.md", "running", "training_args.bin"),
         )
         info = json.dumps(source.info, ensure_ascii=False)
-        for stage_name, own in names.items():  # the runs name each other by where they will be found
+        for (
+            stage_name,
+            own,
+        ) in names.items():  # the runs name each other by where they will be found
             info = info.replace(f'"{own}"', f'"shipped/{stage_name}"')
         (folder / "run.json").write_text(
             json.dumps(
@@ -130,7 +162,8 @@ def ship(report: dict, seed: int = 0) -> None:
         config_file = folder / "adapter" / "adapter_config.json"
         if config_file.exists():
             config_file.write_text(
-                config_file.read_text("utf8").replace(f'"{report["base"]}"', '"shipped/pretrain"'), "utf8"
+                config_file.read_text("utf8").replace(f'"{report["base"]}"', '"shipped/pretrain"'),
+                "utf8",
             )
     (target / "report.json").write_text(
         json.dumps({**report, "base": "shipped/pretrain"}, indent=1) + "\n", "utf8"

@@ -42,10 +42,13 @@ def empty_runs(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_base():
-    """A pretrain run named "tiny-base" with random weights: two layers, a tokenizer of 400 entries."""
+    """A pretrain run named "tiny-base" with random weights: two layers, a tokenizer of 400
+    entries.
+    """
     import torch
 
-    from labkit import chat, config, models, runs
+    from labkit import config, models, runs
+    from labkit.data import chat
 
     cfg = config.Pretrain(
         vocab_size=400, hidden_size=64, intermediate_size=128, layers=2, heads=2, context=160
@@ -58,7 +61,9 @@ def tiny_base():
             10  # tied and frozen: without weight, no adapter could make a sharp prediction
         )
         models.save_base(model, tokenizer, run.path)
-        run.finish(tokens=10**12)  # of two bases the one that read more is taken: not the shipped one
+        run.finish(
+            tokens=10**12
+        )  # of two bases the one that read more is taken: not the shipped one
     return run
 
 

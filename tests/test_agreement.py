@@ -1,4 +1,6 @@
-"""Agreement: figures that can be checked by hand, first on made-up raters, then on ten rows of PandaLM's three humans."""
+"""Agreement: figures that can be checked by hand, first on made-up raters, then on ten rows of
+PandaLM's three humans.
+"""
 
 import gzip
 import json
@@ -8,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labkit import agreement as module
-from labkit.agreement import agreement
 from labkit.feedback import Feedback, Store
+from labkit.feedback import agreement as module
+from labkit.feedback.agreement import agreement
 
 FEW = 200  # resamples: enough for a test
 
@@ -37,7 +39,9 @@ def test_two_raters_by_hand():
     (two,) = report["comparisons"]["pairs"]
     assert two["raters"] == ["x", "y"] and two["agreement"]["n"] == two["cohen"]["n"] == 6
     assert value(two["agreement"]) == pytest.approx(4 / 6)
-    expected = (3 * 3 + 2 * 2 + 1 * 1) / 36  # each says first 3 times, second 2 times, the same once
+    expected = (
+        3 * 3 + 2 * 2 + 1 * 1
+    ) / 36  # each says first 3 times, second 2 times, the same once
     assert value(two["cohen"]) == pytest.approx((4 / 6 - expected) / (1 - expected))
     assert two["cohen"]["low"] < value(two["cohen"]) < two["cohen"]["high"]
     assert report["thumbs"] == {"pairs": [], "fleiss": None}
@@ -45,10 +49,14 @@ def test_two_raters_by_hand():
 
 def test_three_raters_by_hand():
     """Fleiss' own way: per item (Σ n² − N) / (N (N − 1)), and the categories' shares squared."""
-    found = agreement(raters([0, 1, 0, 1], [0, 1, 1, 1], [0, 1, 0, 0]), FEW)["comparisons"]["fleiss"]
+    found = agreement(raters([0, 1, 0, 1], [0, 1, 1, 1], [0, 1, 0, 0]), FEW)["comparisons"][
+        "fleiss"
+    ]
     observed = (1 + 1 + 1 / 3 + 1 / 3) / 4
     expected = (6 / 12) ** 2 + (6 / 12) ** 2
-    assert found["value"] == pytest.approx((observed - expected) / (1 - expected)) and found["n"] == 4
+    assert (
+        found["value"] == pytest.approx((observed - expected) / (1 - expected)) and found["n"] == 4
+    )
 
 
 def test_kappa_knows_chance_from_agreement():
@@ -56,17 +64,31 @@ def test_kappa_knows_chance_from_agreement():
     columns = chance.integers(0, 2, (3, 400)).tolist()
     report = agreement(raters(*columns), FEW)["comparisons"]
     for two in report["pairs"]:
-        assert two["cohen"]["low"] < 0 < two["cohen"]["high"] and 0.4 < value(two["agreement"]) < 0.6
+        assert (
+            two["cohen"]["low"] < 0 < two["cohen"]["high"] and 0.4 < value(two["agreement"]) < 0.6
+        )
     assert report["fleiss"]["low"] < 0 < report["fleiss"]["high"]
     same = agreement(raters(columns[0], columns[0]), FEW)["comparisons"]
-    assert value(same["pairs"][0]["cohen"]) == same["pairs"][0]["cohen"]["low"] == value(same["fleiss"]) == 1
-    opposite = agreement(raters(columns[0], [1 - v for v in columns[0]]), FEW)["comparisons"]["pairs"][0]
+    assert (
+        value(same["pairs"][0]["cohen"])
+        == same["pairs"][0]["cohen"]["low"]
+        == value(same["fleiss"])
+        == 1
+    )
+    opposite = agreement(raters(columns[0], [1 - v for v in columns[0]]), FEW)["comparisons"][
+        "pairs"
+    ][0]
     assert value(opposite["agreement"]) == 0 and value(opposite["cohen"]) < -0.9
 
 
 def test_a_kappa_without_meaning_is_none():
     (two,) = agreement(raters([0, 0, 0], [0, 0, 0]), FEW)["comparisons"]["pairs"]
-    assert value(two["agreement"]) == 1 and two["cohen"] == {"value": None, "low": None, "high": None, "n": 3}
+    assert value(two["agreement"]) == 1 and two["cohen"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": 3,
+    }
     (two,) = agreement(raters([0], [1]), FEW)["comparisons"]["pairs"]
     assert two["agreement"] == {"value": 0.0, "low": None, "high": None, "n": 1}
     assert agreement([], FEW) == {"raters": {}} | dict.fromkeys(
@@ -93,7 +115,8 @@ def test_other_modes_are_compared_pair_by_pair():
     ]
     report = agreement(judged, FEW)["comparisons"]
     found = {
-        tuple(two["raters"]): (value(two["agreement"]), two["agreement"]["n"]) for two in report["pairs"]
+        tuple(two["raters"]): (value(two["agreement"]), two["agreement"]["n"])
+        for two in report["pairs"]
     }
     assert found == {("x", "y"): (pytest.approx(2 / 3), 3), ("x", "z"): (0, 1), ("y", "z"): (0, 1)}
     assert report["fleiss"]["n"] == 1  # a against b is what all three judged
@@ -102,7 +125,10 @@ def test_other_modes_are_compared_pair_by_pair():
 def test_thumbs_have_their_own_table():
     judged = [
         Feedback("Q", (text,), "thumb", verdict, rater=rater)
-        for rater, verdicts in (("x", [True, True, False, "skip"]), ("y", [True, False, False, True]))
+        for rater, verdicts in (
+            ("x", [True, True, False, "skip"]),
+            ("y", [True, False, False, True]),
+        )
         for text, verdict in zip("abcd", verdicts)
     ]
     report = agreement(judged, FEW)
@@ -129,11 +155,15 @@ def test_consistency_on_repeated_pairs():
 def test_position_bias():
     judged = [
         pair(v, prompt=str(i), shown=shown)
-        for i, (v, shown) in enumerate([(0, (0, 1)), (1, (1, 0)), (1, (0, 1)), ("same", (0, 1)), (0, ())])
+        for i, (v, shown) in enumerate(
+            [(0, (0, 1)), (1, (1, 0)), (1, (0, 1)), ("same", (0, 1)), (0, ())]
+        )
     ]
     left = agreement(judged, FEW)["raters"]["me"]["left"]
     assert left["value"] == pytest.approx(2 / 3) and left["n"] == 3
-    always = agreement([pair(i % 2, prompt=str(i), shown=(i % 2, 1 - i % 2)) for i in range(20)], FEW)
+    always = agreement(
+        [pair(i % 2, prompt=str(i), shown=(i % 2, 1 - i % 2)) for i in range(20)], FEW
+    )
     left = always["raters"]["me"]["left"]
     assert left["value"] == 1 and 0.5 < left["low"] < 1  # Wilson: 20 of 20 is not certainty
     assert left["low"] == pytest.approx(20 / (20 + 1.959964**2), abs=1e-5)
@@ -161,12 +191,14 @@ def test_the_interval_covers_what_it_should():
     assert 52 <= hits <= 60
 
 
-# --- PandaLM's three humans --------------------------------------------------------------------------------------------------------
+# --- PandaLM's three humans ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def pandalm():
-    folder = Path(os.environ.get("LABKIT_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    folder = Path(
+        os.environ.get("LABKIT_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    )
     if not (folder / "pandalm_human_pairs.json.gz").exists():
         pytest.skip(f"no real data in {folder} (set LABKIT_REAL_DATA)")
     return folder / "pandalm_human_pairs.json.gz"
@@ -215,7 +247,11 @@ def test_all_of_pandalm(pandalm, tmp_path):
     store = Store(tmp_path / "feedback.sqlite")
     store.load(pandalm)
     report = agreement(store.all(), FEW)
-    assert [round(value(two["cohen"]), 2) for two in report["comparisons"]["pairs"]] == [0.85, 0.88, 0.86]
+    assert [round(value(two["cohen"]), 2) for two in report["comparisons"]["pairs"]] == [
+        0.85,
+        0.88,
+        0.86,
+    ]
     rows = json.loads(gzip.decompress(pandalm.read_bytes()))
     for two, (i, j) in zip(report["comparisons"]["pairs"], ((1, 2), (1, 3), (2, 3))):
         first, second = ([row[f"annotator{k}"] for row in rows] for k in (i, j))
@@ -223,8 +259,11 @@ def test_all_of_pandalm(pandalm, tmp_path):
         expected = sum(first.count(c) * second.count(c) for c in range(3)) / 999**2
         assert value(two["agreement"]) == pytest.approx(observed)
         assert value(two["cohen"]) == pytest.approx((observed - expected) / (1 - expected))
-        assert two["cohen"]["low"] < value(two["cohen"]) < two["cohen"]["high"] and two["cohen"]["n"] == 999
+        assert (
+            two["cohen"]["low"] < value(two["cohen"]) < two["cohen"]["high"]
+            and two["cohen"]["n"] == 999
+        )
     # 136 rows ask what an earlier row asked already (37 of them with the sides changed)
-    assert {name: one["consistency"]["n"] for name, one in report["raters"].items()} == dict.fromkeys(
-        report["raters"], 136
-    )
+    assert {
+        name: one["consistency"]["n"] for name, one in report["raters"].items()
+    } == dict.fromkeys(report["raters"], 136)

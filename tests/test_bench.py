@@ -7,7 +7,8 @@ import nbformat
 import pytest
 import torch
 
-from labkit import LabError, bench, cli, config, models, pretrain
+from labkit import LabError, bench, cli, config, models
+from labkit.stages import pretrain
 
 TOY = dict(
     vocab_size=300,
@@ -29,7 +30,9 @@ def corpus(tmp_path):
     pick = random.Random(0).choice
     file = tmp_path / "text.txt"
     file.write_text(
-        "\n\n".join(f"The {pick(['fox', 'king'])} sees a {pick(['tree', 'well'])}." for _ in range(120)),
+        "\n\n".join(
+            f"The {pick(['fox', 'king'])} sees a {pick(['tree', 'well'])}." for _ in range(120)
+        ),
         "utf8",
     )
     return str(file)
@@ -37,14 +40,20 @@ def corpus(tmp_path):
 
 def notebook(folder, name, *cells):
     file = folder / f"{name}.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), file)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), file
+    )
     return file
 
 
 def test_feedback_is_measured_in_a_store_of_its_own(empty_runs, capsys):
     report = bench.feedback(before=50, adds=10)
-    assert report["ratings_before"] == 50 and report["adds"] == 10 and report["store_bytes"] > 50 * 500
-    assert 0 < report["add_seconds_median"] <= report["add_seconds_p99"] <= report["add_seconds_max"]
+    assert (
+        report["ratings_before"] == 50 and report["adds"] == 10 and report["store_bytes"] > 50 * 500
+    )
+    assert (
+        0 < report["add_seconds_median"] <= report["add_seconds_p99"] <= report["add_seconds_max"]
+    )
     assert all(
         report[f"{what}_seconds{kind}"] > 0
         for what, kind in (("undo", "_median"), ("len", "_median"), ("all", ""), ("open", ""))
@@ -54,9 +63,9 @@ def test_feedback_is_measured_in_a_store_of_its_own(empty_runs, capsys):
 
 def test_bench_feedback_prints_its_report(monkeypatch, capsys):
     monkeypatch.setattr(bench, "feedback", lambda: {"add_seconds_max": 0.012})
-    assert cli.main(["bench", "feedback", "--json"]) == 0 and json.loads(capsys.readouterr().out) == {
-        "add_seconds_max": 0.012
-    }
+    assert cli.main(["bench", "feedback", "--json"]) == 0 and json.loads(
+        capsys.readouterr().out
+    ) == {"add_seconds_max": 0.012}
 
 
 def test_where_a_curve_reaches_a_loss():
@@ -128,7 +137,13 @@ def test_a_race_is_repeatable(corpus):
         model = models.new_base(cfg, tokenizer)
         curves.append(
             bench.race(
-                model, pretrain.next_token_loss, pretrain.optimisers(model, cfg), rows, validation, cfg, 10
+                model,
+                pretrain.next_token_loss,
+                pretrain.optimisers(model, cfg),
+                rows,
+                validation,
+                cfg,
+                10,
             )
         )
     assert [point["loss"] for point in curves[0]] == pytest.approx(
@@ -159,17 +174,21 @@ def test_series_runs_notebooks_in_one_empty_runs_folder(tmp_path, capsys, monkey
     first = notebook(
         tmp_path,
         "01_first",
-        "import os, pathlib\nruns = pathlib.Path(os.environ['LABKIT_RUNS'])\nassert not runs.exists()\n"
-        "(runs / 'from-01').mkdir(parents=True)\nassert os.environ['LABKIT_PROFILE'] == 'small'",
+        "import os, pathlib\nruns = pathlib.Path(os.environ['LABKIT_RUNS'])\nassert not"
+        " runs.exists()\n(runs / 'from-01').mkdir(parents=True)\nassert"
+        " os.environ['LABKIT_PROFILE'] == 'small'",
         "import time; big = bytearray(b'x') * 300_000_000; time.sleep(0.3)",
     )
     second = notebook(
         tmp_path,
         "02_second",
-        "import os, pathlib\nassert [p.name for p in pathlib.Path(os.environ['LABKIT_RUNS']).iterdir()] == ['from-01']",
+        "import os, pathlib\nassert [p.name for p in"
+        " pathlib.Path(os.environ['LABKIT_RUNS']).iterdir()] == ['from-01']",
     )
     before = first.read_bytes()
-    assert cli.main(["bench", "series", "--json", "--profile", "small", str(first), str(second)]) == 0
+    assert (
+        cli.main(["bench", "series", "--json", "--profile", "small", str(first), str(second)]) == 0
+    )
     out, err = capsys.readouterr()
     report = json.loads(out)
     found = report["notebooks"]
@@ -179,7 +198,9 @@ def test_series_runs_notebooks_in_one_empty_runs_folder(tmp_path, capsys, monkey
         > 300_000_000 + found["02_second"]["peak_rss_bytes"] / 2
         > 300_000_000
     )
-    assert report["total_seconds"] == pytest.approx(sum(one["seconds"] for one in found.values()), abs=0.02)
+    assert report["total_seconds"] == pytest.approx(
+        sum(one["seconds"] for one in found.values()), abs=0.02
+    )
     assert "01_first · " in err and [p.name for p in (tmp_path / "mine").iterdir()] == ["old-run"]
 
 
@@ -214,7 +235,10 @@ def test_rollout_report(policy, capsys):
             )
             assert middle["ours"] == sorted(found["runs"]["ours"])[1]
     if report["device"] == "cpu":
-        rate, speed = report["matmul_flop_per_second"][0], report["batches"]["3"]["tokens_per_second"]["ours"]
+        rate, speed = (
+            report["matmul_flop_per_second"][0],
+            report["batches"]["3"]["tokens_per_second"]["ours"],
+        )
         assert report["batches"]["3"]["fraction_of_bound"] == pytest.approx(
             2 * report["parameters"] * speed / rate
         )
@@ -222,7 +246,9 @@ def test_rollout_report(policy, capsys):
 
 
 def test_both_samplers_do_the_same_work(policy, monkeypatch):
-    """Without an end every row gets all its tokens on both sides; with one, tokens after it do not count."""
+    """Without an end every row gets all its tokens on both sides; with one, tokens after it do not
+    count.
+    """
     model, tokenizer = policy
     counts, times = [], iter(range(1000))
     monkeypatch.setattr(
@@ -244,7 +270,10 @@ def test_tokens_are_counted_up_to_the_end_token():
     class Tokenizer:
         pad_token_id, eos_token_id = 0, 9
 
-    assert bench.generated(Says(), Tokenizer(), torch.ones(3, 2, dtype=torch.long), None, 4) == 2 + 1 + 4
+    assert (
+        bench.generated(Says(), Tokenizer(), torch.ones(3, 2, dtype=torch.long), None, 4)
+        == 2 + 1 + 4
+    )
 
 
 def test_rollout_on_the_command_line(policy, monkeypatch, capsys):

@@ -1,4 +1,6 @@
-"""The one command for a card, on a model of a few thousand parameters and on whatever device is here."""
+"""The one command for a card, on a model of a few thousand parameters and on whatever device is
+here.
+"""
 
 import json
 import math
@@ -7,10 +9,17 @@ import os
 import pytest
 import torch
 
-from labkit import LabError, bench, bench_gpu, cli, runs
+from labkit import LabError, bench, cli, runs
+from labkit.bench import gpu as bench_gpu
 
 SMALL = dict(
-    samples=4, prompt_tokens=40, response_tokens=6, batches=(2,), updates=1, repeats=1, pretrain_steps=0
+    samples=4,
+    prompt_tokens=40,
+    response_tokens=6,
+    batches=(2,),
+    updates=1,
+    repeats=1,
+    pretrain_steps=0,
 )
 
 
@@ -18,14 +27,17 @@ SMALL = dict(
 def report(tiny_base):
     before = os.environ["LABKIT_RUNS"], len(runs.listing())
     found = bench_gpu.gpu(str(tiny_base.path), device=runs.device().type, **SMALL)
-    assert (os.environ["LABKIT_RUNS"], len(runs.listing())) == before  # nothing is left in the learner's runs
+    assert (
+        os.environ["LABKIT_RUNS"],
+        len(runs.listing()),
+    ) == before  # nothing is left in the learner's runs
     return found
 
 
 def test_every_part_runs(report):
-    assert not [name for name, found in report.items() if isinstance(found, dict) and "error" in found], (
-        report
-    )
+    assert not [
+        name for name, found in report.items() if isinstance(found, dict) and "error" in found
+    ], report
     assert (
         report["versions"]["torch"]
         and "pretrain" not in report
@@ -36,7 +48,11 @@ def test_every_part_runs(report):
 
 def test_the_sampler_agrees_with_the_training_forward(report):
     found = report["correctness"]
-    assert found["holds"] is True and found["float32_difference"] < 1e-4 and found["nf4_difference"] < 0.1
+    assert (
+        found["holds"] is True
+        and found["float32_difference"] < 1e-4
+        and found["nf4_difference"] < 0.1
+    )
     assert found["finite"] is True and found["first_ratio_error"] < 0.01
 
 
@@ -69,7 +85,9 @@ def test_a_part_that_fails_leaves_the_others(tiny_base, monkeypatch):
 
     monkeypatch.setattr(bench, "rollout", fails)
     monkeypatch.setattr(
-        bench_gpu, "reinforced", lambda *_: {"updates": [{"first_ratio_error": 0.0, "loss": math.nan}]}
+        bench_gpu,
+        "reinforced",
+        lambda *_: {"updates": [{"first_ratio_error": 0.0, "loss": math.nan}]},
     )
     report = bench_gpu.gpu(str(tiny_base.path), device=runs.device().type, **SMALL)
     assert report["rollout"] == {"error": "RuntimeError: out of something"}
@@ -87,14 +105,16 @@ def test_adapters_that_are_off_are_seen(tiny_base, monkeypatch):
             return right(model, *args, **kwargs)
 
     monkeypatch.setattr(rollout, "sample", forgets)
-    found = bench_gpu.correct(str(tiny_base.path), ["Gold?"], 6, {"updates": [{"first_ratio_error": 0.0}]})
+    found = bench_gpu.correct(
+        str(tiny_base.path), ["Gold?"], 6, {"updates": [{"first_ratio_error": 0.0}]}
+    )
     assert found["float32_difference"] > bench_gpu.LIMIT and found["holds"] is False
 
 
 def test_long_prompts_fit(tiny_base):
     from transformers import AutoTokenizer
 
-    from labkit import chat
+    from labkit.data import chat
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_base.path)
     prompts = bench_gpu.long_prompts(tokenizer, 10, 50)

@@ -1,4 +1,6 @@
-"""The PPO comparison: its arithmetic on made-up runs, what it says when something is missing, and that both sides get the same thing."""
+"""The PPO comparison: its arithmetic on made-up runs, what it says when something is missing, and
+that both sides get the same thing.
+"""
 
 import json
 import os
@@ -6,15 +8,30 @@ import os
 import pytest
 import torch
 
-from labkit import LabError, bench_gpu, bench_ppo, cli, config, models, rollout, runs
-from labkit.logprobs import position_ids
+from labkit import LabError, cli, config, models, rollout, runs
+from labkit.bench import gpu as bench_gpu
+from labkit.bench import ppo as bench_ppo
+from labkit.maths.logprobs import position_ids
 
 
 def one(seconds, rewards, peak=1000, imported=400, speed=10.0, **more):
     """A run's report: an update a policy, `seconds` cumulative."""
-    curve = [{"update": i, "seconds": s, "reward": r} for i, (s, r) in enumerate(zip(seconds, rewards))]
-    return {"curve": curve, "peak_bytes": peak, "imported_bytes": imported, "loaded_bytes": imported + 50, "samples_per_second": speed, "seconds_per_update": 1.0,
-            "kl": 2.0, "matmul_flop_per_second": 1e9, "prompt": "?", "score_difference": 1e-6, **more}  # fmt: skip
+    curve = [
+        {"update": i, "seconds": s, "reward": r} for i, (s, r) in enumerate(zip(seconds, rewards))
+    ]
+    return {
+        "curve": curve,
+        "peak_bytes": peak,
+        "imported_bytes": imported,
+        "loaded_bytes": imported + 50,
+        "samples_per_second": speed,
+        "seconds_per_update": 1.0,
+        "kl": 2.0,
+        "matmul_flop_per_second": 1e9,
+        "prompt": "?",
+        "score_difference": 1e-6,
+        **more,
+    }
 
 
 @pytest.fixture
@@ -34,21 +51,20 @@ def test_ratios_of_medians_by_hand():
     ours = [one([0, 1, 2], [0, 1.0, 2.0], peak=600, speed=s) for s in (20.0, 30.0, 90.0)]
     peer = [one([0, 4, 8], [0, 0.5, 1.0], peak=p) for p in (1000, 1200, 1400)]
     report = bench_ppo.figures({"ours": ours, "peer": peer}, start=0.0)
-    # The peer ends at 1.0, so the level is 0.9: ours is there after 0.9 s, the peer after 4 + 4 · 0.4 / 0.5 = 7.2 s.
-    assert report["reward"] == pytest.approx(0.9) and report["ours"]["seconds_to_reward"] == pytest.approx(
-        0.9
-    )
+    # The peer ends at 1.0, so the level is 0.9: ours is there after 0.9 s, the peer after 4 + 4 ·
+    # 0.4 / 0.5 = 7.2 s.
+    assert report["reward"] == pytest.approx(0.9) and report["ours"][
+        "seconds_to_reward"
+    ] == pytest.approx(0.9)
     assert report["ratio_seconds_to_reward"] == pytest.approx(8.0) and report["runs"][
         "ratio_seconds_to_reward"
     ] == pytest.approx([8.0] * 3)
-    assert report["ratio_samples_per_second"] == 3.0 and report["runs"]["ratio_samples_per_second"] == [
-        2.0,
-        3.0,
-        9.0,
-    ]
-    assert report["ratio_peak_memory"] == 0.5 and report["runs"]["ratio_peak_memory"] == pytest.approx(
-        [0.6, 0.5, 600 / 1400]
-    )
+    assert report["ratio_samples_per_second"] == 3.0 and report["runs"][
+        "ratio_samples_per_second"
+    ] == [2.0, 3.0, 9.0]
+    assert report["ratio_peak_memory"] == 0.5 and report["runs"][
+        "ratio_peak_memory"
+    ] == pytest.approx([0.6, 0.5, 600 / 1400])
     assert (
         report["ratio_peak_memory_above_imports"] == pytest.approx((600 - 400) / (1200 - 400))
         and "note" not in report
@@ -80,7 +96,9 @@ def test_a_side_that_learns_nothing_leaves_nothing_to_reach():
 
 
 def test_without_saved_policies_only_speed_and_memory_are_compared():
-    report = bench_ppo.figures({side: [one([], [])] for side in ("ours", "peer")}, start=float("nan"))
+    report = bench_ppo.figures(
+        {side: [one([], [])] for side in ("ours", "peer")}, start=float("nan")
+    )
     assert (
         report["ratio_seconds_to_reward"] is None
         and "No policies were saved" in report["note"]
@@ -92,7 +110,10 @@ def test_without_saved_policies_only_speed_and_memory_are_compared():
 def test_a_missing_peer_is_told_with_the_way_to_get_it(tmp_path, monkeypatch, capsys):
     with pytest.raises(
         LabError,
-        match=r"no TRL 1\.12\.0 in .*nowhere.* pip install --no-deps --target .*nowhere' trl==1\.12\.0",
+        match=(
+            r"no TRL 1\.12\.0 in .*nowhere.* pip install --no-deps --target .*nowhere'"
+            r" trl==1\.12\.0"
+        ),
     ):
         bench_ppo.peer_folder(str(tmp_path / "nowhere"))
     assert cli.main(["bench", "ppo", "--json", "--peer", str(tmp_path)]) == 1
@@ -119,9 +140,13 @@ def test_a_side_that_fails_says_its_last_line(tmp_path):
     (tmp_path / "first" / "broken.py").write_text(
         "import sys\nprint('not this', file=sys.stderr)\nraise ValueError('no such mountain')"
     )
-    with pytest.raises(LabError, match="^TRL 1.12.0 failed in the benchmark: ValueError: no such mountain$"):
+    with pytest.raises(
+        LabError, match="^TRL 1.12.0 failed in the benchmark: ValueError: no such mountain$"
+    ):
         bench_ppo.child("broken", tmp_path, tmp_path / "first")
-    with pytest.raises(LabError, match="^Our PPO failed in the benchmark: .*No module named broken"):
+    with pytest.raises(
+        LabError, match="^Our PPO failed in the benchmark: .*No module named broken"
+    ):
         bench_ppo.child("broken", tmp_path)
     (tmp_path / "first" / "silent.py").write_text("")
     with pytest.raises(LabError, match="exit code 0, no message"):
@@ -172,7 +197,9 @@ def test_the_peak_is_this_process_own():
 
 @pytest.fixture(scope="module")
 def world(tiny_base, tmp_path_factory):
-    """(settings, folder): a small PPO on adapters that are hardly trained, in a runs folder of its own."""
+    """(settings, folder): a small PPO on adapters that are hardly trained, in a runs folder of its
+    own.
+    """
     before = os.environ["LABKIT_RUNS"]
     os.environ["LABKIT_RUNS"] = str(tmp_path_factory.mktemp("runs"))
     _, _, prompts = bench_gpu.untrained(str(tiny_base.path), 12, 40, 4)
@@ -201,17 +228,28 @@ def test_the_peers_plain_models_compute_what_ours_do(world, tmp_path):
     models.use(model, "policy")
     answers = rollout.sample(model, tokenizer, ["Gold?", "What is the capital of Italy?"], 6)
     ids, mask = answers.input_ids, answers.attention_mask
-    plain, scorer = (kind.from_pretrained(tmp_path / stage).eval()
-                     for kind, stage in ((AutoModelForCausalLM, "sft"), (AutoModelForSequenceClassification, "reward")))  # fmt: skip
+    plain, scorer = (
+        kind.from_pretrained(tmp_path / stage).eval()
+        for kind, stage in (
+            (AutoModelForCausalLM, "sft"),
+            (AutoModelForSequenceClassification, "reward"),
+        )
+    )
     with torch.no_grad():
         rows = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids(mask)}
-        differ = (plain(**rows).logits - model(**rows).logits)[answers.response_mask.bool()].abs().max()
+        differ = (
+            (plain(**rows).logits - model(**rows).logits)[answers.response_mask.bool()].abs().max()
+        )
         scores = models.rewards(model, models.load_head(reward), ids, mask)
         hidden = scorer.model(**rows).last_hidden_state
         last = (mask * torch.arange(mask.shape[1])).argmax(1)
-        theirs = scorer.score(hidden[torch.arange(2), last]).squeeze(-1) - scorer.config.reward_shift
+        theirs = (
+            scorer.score(hidden[torch.arange(2), last]).squeeze(-1) - scorer.config.reward_shift
+        )
     assert differ < 1e-3 and torch.allclose(scores, theirs, atol=1e-3)
-    assert not any("quant" in key for key in json.loads((tmp_path / "sft" / "config.json").read_text()))
+    assert not any(
+        "quant" in key for key in json.loads((tmp_path / "sft" / "config.json").read_text())
+    )
 
 
 def test_ours_runs_in_a_process_of_its_own_and_its_policies_are_judged(world, tmp_path, capsys):
@@ -221,12 +259,15 @@ def test_ours_runs_in_a_process_of_its_own_and_its_policies_are_judged(world, tm
     assert [point["update"] for point in report["curve"]] == [0, 2, 3] and report["curve"][0][
         "reward"
     ] == bench.start
-    assert all(0 < a["seconds"] < b["seconds"] for a, b in zip(report["updates"], report["updates"][1:]))
+    assert all(
+        0 < a["seconds"] < b["seconds"] for a, b in zip(report["updates"], report["updates"][1:])
+    )
     assert report["samples_per_second"] == pytest.approx(12 / report["updates"][-1]["seconds"])
     assert report["imported_bytes"] <= report["loaded_bytes"] <= report["peak_bytes"]
     shares = report["share_of_time"]
     assert (
-        set(shares) == {"rollout", "scoring", "update", "watched_prompt"} and 0.3 < sum(shares.values()) <= 1
+        set(shares) == {"rollout", "scoring", "update", "watched_prompt"}
+        and 0.3 < sum(shares.values()) <= 1
     )
     # The last saved policy is another one than the first, and the judge sees that.
     assert report["curve"][-1]["reward"] != bench.start and "samples/s" in capsys.readouterr().err
@@ -248,7 +289,8 @@ def test_the_whole_comparison_on_made_up_processes(world, peer, monkeypatch, cap
         theirs = bool(first)
         if theirs:
             assert (
-                len(job["prompt_ids"]) == 12 and (folder.parent / "plain" / "reward" / "config.json").exists()
+                len(job["prompt_ids"]) == 12
+                and (folder.parent / "plain" / "reward" / "config.json").exists()
             )
             torch.save(job["learning_rate"], folder / "3.policy")
         else:
@@ -266,13 +308,22 @@ def test_the_whole_comparison_on_made_up_processes(world, peer, monkeypatch, cap
         bench_ppo.Bench, "reward", lambda self, policy: policy if isinstance(policy, float) else 0.0
     )
     report = bench_ppo.compare(config.change(world, learning_rate=0.9), str(peer), repeats=2)
-    # Four settings of the peer on the seed after the last; the best (0.9 without LoRA, found first) then takes turns with ours.
-    assert asked == [("peer", 2, False, 0.09), ("peer", 2, False, 0.3), ("peer", 2, False, 0.9), ("peer", 2, True, 0.9),
-                     ("ppo", 0, None, 0.9), ("peer", 0, False, 0.9), ("ppo", 1, None, 0.9), ("peer", 1, False, 0.9)]  # fmt: skip
+    # Four settings of the peer on the seed after the last; the best (0.9 without LoRA, found first)
+    # then takes turns with ours.
+    assert asked == [
+        ("peer", 2, False, 0.09),
+        ("peer", 2, False, 0.3),
+        ("peer", 2, False, 0.9),
+        ("peer", 2, True, 0.9),
+        ("ppo", 0, None, 0.9),
+        ("peer", 0, False, 0.9),
+        ("ppo", 1, None, 0.9),
+        ("peer", 1, False, 0.9),
+    ]
     assert report["ratio_samples_per_second"] == 4.0 and report["ratio_peak_memory"] == 0.25
-    assert report["reward"] == pytest.approx(0.81) and report["ratio_seconds_to_reward"] == pytest.approx(
-        12 * 0.9 / (3 * 0.81)
-    )
+    assert report["reward"] == pytest.approx(0.81) and report[
+        "ratio_seconds_to_reward"
+    ] == pytest.approx(12 * 0.9 / (3 * 0.81))
     assert (
         report["peer"]["learning_rate"] == 0.9
         and len(report["peer"]["trials"]) == 4
@@ -289,7 +340,9 @@ def test_reward_models_that_disagree_end_the_comparison(world, peer, tmp_path, m
         bench_ppo.Bench(world, tmp_path, 0).run(peer, 0, {"lora": False, "learning_rate": 1e-3})
 
 
-@pytest.mark.skipif(not os.environ.get("LABKIT_PEER"), reason="needs LABKIT_PEER, a folder with TRL 1.12")
+@pytest.mark.skipif(
+    not os.environ.get("LABKIT_PEER"), reason="needs LABKIT_PEER, a folder with TRL 1.12"
+)
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_peer_trains_on_the_same_prompts_and_scores(world, tmp_path, lora):
     bench = bench_ppo.Bench(config.change(world, target_kl=0.0), tmp_path, every=3)

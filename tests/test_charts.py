@@ -1,5 +1,5 @@
-"""Figures from tables: what they hold, what they escape, how they are shown. PNGs are drawn where there is a
-Chromium.
+"""Figures from tables: what they hold, what they escape, how they are shown. PNGs are drawn where
+there is a Chromium.
 """
 
 import base64
@@ -12,7 +12,9 @@ import types
 
 import pytest
 
-from labkit import LabError, charts, live, pictures
+from labkit import LabError, charts
+from labkit.charts import pictures, tables
+from labkit.charts import progress as live
 
 ROWS = [{"step": i, "steps": 4, "loss": 4.0 / i, "kl": 0.1 * i} for i in (1, 2, 3, 4)]
 EVIL = (
@@ -68,7 +70,10 @@ def figures():
         "curves": charts.curves(ROWS, ["loss", "kl"], title="自督導式學習"),
         "one": charts.curves(ROWS, {"loss": "loss (nats)"}, smooth=0.5),
         "bars": charts.bars(
-            [{"m": "SFT", "v": 0.5, "e": 0.1}, {"m": "PPO", "v": 0.7, "e": 0.1}], "m", "v", error="e"
+            [{"m": "SFT", "v": 0.5, "e": 0.1}, {"m": "PPO", "v": 0.7, "e": 0.1}],
+            "m",
+            "v",
+            error="e",
         ),
         "histogram": charts.histogram({"a": [0, 1, 2], "b": [1.0, float("nan")]}),
         "calibration": charts.calibration([0.1, 0.9, 0.8], [0, 1, 1]),
@@ -76,7 +81,7 @@ def figures():
     }
 
 
-# --- figures ---------------------------------------------------------------------------------------
+# --- figures -------------------------------------------------------------------------------------
 
 
 def test_curves_draw_each_metric_of_each_run():
@@ -113,7 +118,12 @@ def test_smoothing_is_a_bias_corrected_mean():
 
 def test_curves_leave_gaps_and_thin_long_lines():
     line = charts.curves(
-        [{"step": 1, "loss": 1.0}, {"step": 2, "loss": float("nan")}, {"step": 3}, {"step": 4, "loss": 2}],
+        [
+            {"step": 1, "loss": 1.0},
+            {"step": 2, "loss": float("nan")},
+            {"step": 3},
+            {"step": 4, "loss": 2},
+        ],
         ["loss"],
     ).data[0]
     assert (list(line.x), list(line.y)) == ([1, 2, 4], [1.0, None, 2])
@@ -146,8 +156,12 @@ def test_histogram_shares_and_calibration_by_hand():
         and list(a.x) == [0, 0, 2, 4, 4]
     )
     assert "mean 1.25, n = 4" in a.name
-    measured = charts.calibration([0.2] * 5 + [0.8] * 5, [1, 0, 0, 0, 0, 1, 1, 1, 0, 0], bins=2).data[1]
-    assert list(measured.x) == pytest.approx([0.2, 0.8]) and list(measured.y) == pytest.approx([0.2, 0.6])
+    measured = charts.calibration(
+        [0.2] * 5 + [0.8] * 5, [1, 0, 0, 0, 0, 1, 1, 1, 0, 0], bins=2
+    ).data[1]
+    assert list(measured.x) == pytest.approx([0.2, 0.8]) and list(measured.y) == pytest.approx(
+        [0.2, 0.6]
+    )
     assert "mean gap 10.0%" in measured.name  # (0 + 0.2) / 2
     low, high = 0.2 - measured.error_y.arrayminus[0], 0.2 + measured.error_y.array[0]
     assert (low, high) == pytest.approx((0.0362, 0.6245), abs=2e-3)  # Wilson's interval of 1 in 5
@@ -156,7 +170,11 @@ def test_histogram_shares_and_calibration_by_hand():
 def test_heat_colours_by_sign_and_wraps():
     figure = charts.heat(["good", " bad", "none"] * 20, [1.0, -2.0, None] * 20)
     colours = [shape.fillcolor for shape in figure.layout.shapes[:3]]
-    assert colours == ["rgba(108,180,228,0.500)", "rgba(240,163,94,1.000)", "rgba(240,163,94,0.000)"]
+    assert colours == [
+        "rgba(108,180,228,0.500)",
+        "rgba(240,163,94,1.000)",
+        "rgba(240,163,94,0.000)",
+    ]
     assert (
         len({shape.y0 for shape in figure.layout.shapes}) > 1
         and max(shape.x1 for shape in figure.layout.shapes) <= 84
@@ -192,10 +210,12 @@ def test_a_metric_that_was_not_logged_is_named():
 def test_every_figure_says_what_it_shows():
     for name, figure in figures().items():
         assert len(live.alt_of(figure)) > 20, name
-    assert live.alt_of(figures()["curves"]) == "Lines over step. loss 4.000 → 1.000; kl 0.100 → 0.400"
+    assert (
+        live.alt_of(figures()["curves"]) == "Lines over step. loss 4.000 → 1.000; kl 0.100 → 0.400"
+    )
 
 
-# --- untrusted text --------------------------------------------------------------------------------
+# --- untrusted text ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", EVIL)
@@ -222,7 +242,12 @@ def test_text_stays_text(text):
             .replace("<extra></extra>", "")
         )
         assert not set("\u202e\x1b\0") & set(live.alt_of(figure))
-        assert "<" not in spec and "\u202e" not in spec and "\\u0000" not in spec and "\\u001b" not in spec
+        assert (
+            "<" not in spec
+            and "\u202e" not in spec
+            and "\\u0000" not in spec
+            and "\\u001b" not in spec
+        )
     made = charts.table([{"answer": text, text: 1}], title=text)._repr_mimebundle_()
     inner = made["text/html"]
     assert not any(bad in inner for bad in ("<script", "<img", "<a ", "\u202e", "\x1b", "\0"))
@@ -234,11 +259,11 @@ def test_text_stays_text(text):
 
 
 def test_visible():
-    assert charts.visible("a\tb\nc\x1b\u202e\ud800\u2028") == "a⇥b⏎c⟨1B⟩⟨202E⟩\ufffd⟨2028⟩"
-    assert charts.visible("玉山 👩\u200d🏫 é") == "玉山 👩\u200d🏫 é"
+    assert tables.visible("a\tb\nc\x1b\u202e\ud800\u2028") == "a⇥b⏎c⟨1B⟩⟨202E⟩\ufffd⟨2028⟩"
+    assert tables.visible("玉山 👩\u200d🏫 é") == "玉山 👩\u200d🏫 é"
 
 
-# --- tables ----------------------------------------------------------------------------------------
+# --- tables --------------------------------------------------------------------------------------
 
 
 def test_a_table_reads_well_as_text_and_html():
@@ -261,12 +286,12 @@ def test_a_table_reads_well_as_text_and_html():
 def test_a_table_takes_chosen_columns_and_headings():
     assert str(charts.table([{"a": 1.0, "b": 2}], {"b": "Beta"})).split("\n")[0] == "| Beta |"
     assert str(charts.table([{"a": 1.26}], ["a"], digits=1)).endswith("| 1.3 |")
-    assert "line<" not in charts.table([{"a": "one\nline"}])._repr_mimebundle_()["text/html"].replace(
-        "one\nline</td>", ""
-    )
+    assert "line<" not in charts.table([{"a": "one\nline"}])._repr_mimebundle_()[
+        "text/html"
+    ].replace("one\nline</td>", "")
 
 
-# --- showing ---------------------------------------------------------------------------------------
+# --- showing -------------------------------------------------------------------------------------
 
 
 def test_show_emits_plotly_json_and_text_never_html(notebook):
@@ -304,7 +329,7 @@ def test_figures_hold_plain_lists_and_our_template():
         )
 
 
-# --- live ------------------------------------------------------------------------------------------
+# --- live ----------------------------------------------------------------------------------------
 
 
 def test_live_updates_one_display_in_place(notebook, clock):
@@ -316,12 +341,16 @@ def test_live_updates_one_display_in_place(notebook, clock):
     listener.finish()
     listener.finish()
     assert len(notebook.shown) == 1 and notebook.shown[0][1] == {"display_id": True}
-    assert len(notebook.handle.updates) == 10  # nine of the ten seconds after the first, and the end
+    assert (
+        len(notebook.handle.updates) == 10
+    )  # nine of the ten seconds after the first, and the end
     for content in [
         notebook.shown[0][0],
         *notebook.handle.updates[:-1],
     ]:  # plotly's renderer keeps a first state
-        assert set(content) == {"text/html", "text/plain"} and content["text/html"].startswith("<svg")
+        assert set(content) == {"text/html", "text/plain"} and content["text/html"].startswith(
+            "<svg"
+        )
     last = notebook.handle.updates[-1]
     assert last["text/plain"] == "sft-001 · step 40/40 · 100 % · 10 s · loss 0.025"
     assert len(last[charts.MIME]["data"][0]["x"]) == 40 and "image/png" not in last
@@ -342,7 +371,9 @@ def test_live_copes_with_lines_without_its_metrics(notebook, clock):
     assert notebook.shown[0][0] == {"text/plain": "sft-001"}
     clock.time = 2.0
     listener({"loss": 1.0})
-    assert "<polyline" not in notebook.handle.updates[0]["text/html"]  # without a step there is no point
+    assert (
+        "<polyline" not in notebook.handle.updates[0]["text/html"]
+    )  # without a step there is no point
     clock.time = 4.0
     listener({"step": 1, "loss": 1.0})
     assert "<polyline" in notebook.handle.updates[1]["text/html"]
@@ -385,7 +416,7 @@ def test_live_outside_a_notebook_is_a_line_on_stderr(capsys, clock, monkeypatch)
     assert sys.stderr.getvalue().count("\r") == 2 and sys.stderr.getvalue().count("\n") == 1
 
 
-# --- pictures --------------------------------------------------------------------------------------
+# --- pictures ------------------------------------------------------------------------------------
 
 
 def test_no_browser_is_said_before_training(monkeypatch):
@@ -393,7 +424,10 @@ def test_no_browser_is_said_before_training(monkeypatch):
     monkeypatch.delenv("BROWSER_PATH", raising=False)
     monkeypatch.setattr(pictures.shutil, "which", lambda name: None)
     monkeypatch.setattr(pictures, "_painter", None)
-    for ask in (lambda: charts.live(FakeRun("sft-001", [])), lambda: charts.bundle(charts.curves(ROWS))):
+    for ask in (
+        lambda: charts.live(FakeRun("sft-001", [])),
+        lambda: charts.bundle(charts.curves(ROWS)),
+    ):
         with pytest.raises(LabError, match="none was found. Install it .*apt-get install chromium"):
             ask()
     monkeypatch.setenv("BROWSER_PATH", "/nowhere/chrome")
@@ -431,7 +465,10 @@ def test_pictures_are_drawn_by_one_browser(monkeypatch):
         for name, figure in figures().items():
             picture = base64.b64decode(charts.bundle(figure)["image/png"])
             width, height = struct.unpack(">II", picture[16:24])
-            assert picture.startswith(b"\x89PNG") and (width, height) == (800, figure.layout.height), name
+            assert picture.startswith(b"\x89PNG") and (width, height) == (
+                800,
+                figure.layout.height,
+            ), name
             assert len(picture) < 60_000, name
             painters.add(id(pictures._painter))
         assert len(painters) == 1

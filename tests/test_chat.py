@@ -1,6 +1,7 @@
 import pytest
 
-from labkit import LabError, chat
+from labkit import LabError
+from labkit.data import chat
 
 
 def ids_of(tokenizer, *tokens):
@@ -54,9 +55,8 @@ def chatml(tokenizer_factory):
     )
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}"
-        "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n'"
+        " }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     return tokenizer
 
@@ -85,7 +85,10 @@ def test_no_template_no_special_tokens(fresh):
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    raw.pre_tokenizer, raw.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     raw.train_from_iterator(
         ["some text"],
         trainers.BpeTrainer(
@@ -96,7 +99,10 @@ def test_no_template_no_special_tokens(fresh):
         ),
     )
     gpt2 = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="<|endoftext|>", bos_token="<|endoftext|>", unk_token="<|endoftext|>"
+        tokenizer_object=raw,
+        eos_token="<|endoftext|>",
+        bos_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
     )
     size = len(gpt2)
     chat.set_pad(gpt2)
@@ -129,7 +135,10 @@ def test_lengths(tokenizer):
 
 def test_pad_by_hand():
     ids, attention_mask = chat.pad([[5, 6, 7], [8]], 0)
-    assert ids.tolist() == [[5, 6, 7], [8, 0, 0]] and attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert ids.tolist() == [[5, 6, 7], [8, 0, 0]] and attention_mask.tolist() == [
+        [1, 1, 1],
+        [1, 0, 0],
+    ]
     ids, attention_mask = chat.pad([[5, 6, 7], [8], []], 9, side="left")
     assert ids.tolist() == [[5, 6, 7], [9, 9, 8], [9, 9, 9]] and attention_mask.tolist() == [
         [1, 1, 1],

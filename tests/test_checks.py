@@ -27,7 +27,7 @@ def accepted(capsys, check, function):
     assert answer is True and said.startswith("Right: "), said
 
 
-# any function ----------------------------------------------------------------------------------------
+# any function ------------------------------------------------------------------------------------
 
 TAKES_A_FUNCTION = [
     checks.check_next_token_loss,
@@ -51,12 +51,14 @@ def test_an_exception_of_the_learner_becomes_a_hint(check, capsys):
 
 
 @pytest.mark.parametrize("check", TAKES_A_FUNCTION)
-@pytest.mark.parametrize("nonsense", ["玉山", 7, torch.zeros(3, 3, 3), [[1], 2], float("nan"), {}], ids=repr)
+@pytest.mark.parametrize(
+    "nonsense", ["玉山", 7, torch.zeros(3, 3, 3), [[1], 2], float("nan"), {}], ids=repr
+)
 def test_nonsense_is_refused_without_a_traceback(check, nonsense, capsys):
     refused(capsys, check, lambda *_: nonsense, "")
 
 
-# 01 pre-training -------------------------------------------------------------------------------------
+# 01 pre-training ---------------------------------------------------------------------------------
 
 
 def next_token_loss(logits, ids):
@@ -70,9 +72,15 @@ def test_the_next_token_loss(capsys):
         (lambda z, ids: -z.log_softmax(-1)[torch.arange(len(ids)), ids].mean(), "shift by one"),
         (lambda z, ids: -next_token_loss(z, ids), "sign"),
         (lambda z, ids: next_token_loss(z, ids) * (len(ids) - 1), "sum"),
-        (lambda z, ids: -z.softmax(-1)[:-1][torch.arange(len(ids) - 1), ids[1:]].mean(), "log of p"),
+        (
+            lambda z, ids: -z.softmax(-1)[:-1][torch.arange(len(ids) - 1), ids[1:]].mean(),
+            "log of p",
+        ),
         (lambda z, ids: -z[:-1][torch.arange(len(ids) - 1), ids[1:]].mean(), "log_softmax"),
-        (lambda z, ids: -z.log_softmax(0)[:-1][torch.arange(len(ids) - 1), ids[1:]].mean(), "last axis"),
+        (
+            lambda z, ids: -z.log_softmax(0)[:-1][torch.arange(len(ids) - 1), ids[1:]].mean(),
+            "last axis",
+        ),
         (lambda z, ids: next_token_loss(z, ids) + 1, "is right"),
         (lambda z, ids: next_token_loss(z, ids)[None], "shape (1,)"),
     ):
@@ -112,7 +120,7 @@ def test_one_step_of_bpe(capsys):
     refused(capsys, checks.check_merge, lambda pieces, pair: pieces, "should become")
 
 
-# 02 instruction tuning -------------------------------------------------------------------------------
+# 02 instruction tuning ---------------------------------------------------------------------------
 
 
 def response_mask(ids, ai, end):
@@ -132,30 +140,46 @@ def test_the_response_mask(capsys):
     for wrong, hint in (
         (lambda ids, ai, end: [1 - m for m in response_mask(ids, ai, end)], "turned round"),
         (
-            lambda ids, ai, end: [m or int(id == ai) for m, id in zip(response_mask(ids, ai, end), ids)],
+            lambda ids, ai, end: [
+                m or int(id == ai) for m, id in zip(response_mask(ids, ai, end), ids)
+            ],
             "AI: itself",
         ),
         (
-            lambda ids, ai, end: [m * (id != end) for m, id in zip(response_mask(ids, ai, end), ids)],
+            lambda ids, ai, end: [
+                m * (id != end) for m, id in zip(response_mask(ids, ai, end), ids)
+            ],
             "never stops",
         ),
         (lambda ids, ai, end: [int(i > ids.index(ai)) for i in range(len(ids))], "padding"),
         (lambda ids, ai, end: response_mask(ids, ai, end)[1:], "entries"),
-        (lambda ids, ai, end: [int(ids.index(ai) < i <= ids.index(end)) for i in range(len(ids))], ""),
+        (
+            lambda ids, ai, end: [
+                int(ids.index(ai) < i <= ids.index(end)) for i in range(len(ids))
+            ],
+            "",
+        ),
         (lambda ids, ai, end: [2 * m for m in response_mask(ids, ai, end)], "0 and 1"),
     ):
         refused(capsys, checks.check_response_mask, wrong, hint)
 
 
 def test_lora(capsys):
-    accepted(capsys, checks.check_lora, lambda x, W, A, B, alpha: x @ W.T + alpha / len(A) * (x @ A.T) @ B.T)
+    accepted(
+        capsys,
+        checks.check_lora,
+        lambda x, W, A, B, alpha: x @ W.T + alpha / len(A) * (x @ A.T) @ B.T,
+    )
     for wrong, hint in (
         (lambda x, W, A, B, alpha: x @ W.T + x @ A.T @ B.T, "not scaled"),
         (lambda x, W, A, B, alpha: x @ W.T + alpha * x @ A.T @ B.T, "alpha alone"),
         (lambda x, W, A, B, alpha: x @ W.T + len(A) / alpha * x @ A.T @ B.T, "r / alpha"),
         (lambda x, W, A, B, alpha: x @ W.T, "changes nothing"),
         (lambda x, W, A, B, alpha: alpha / len(A) * x @ A.T @ B.T, "exactly the base's"),
-        (lambda x, W, A, B, alpha: x @ W.T + alpha / W.shape[0] * x @ A.T @ B.T, "the result is not"),
+        (
+            lambda x, W, A, B, alpha: x @ W.T + alpha / W.shape[0] * x @ A.T @ B.T,
+            "the result is not",
+        ),
         (lambda x, W, A, B, alpha: x @ W, "stopped with RuntimeError"),
     ):
         refused(capsys, checks.check_lora, wrong, hint)

@@ -1,4 +1,6 @@
-"""The checkers of notebook 05: right answers pass, and each checker is tested against wrong ones."""
+"""The checkers of notebook 05: right answers pass, and each checker is tested against wrong
+ones.
+"""
 
 import itertools
 import re
@@ -39,17 +41,33 @@ WRONG = [
     (checks.check_sides, lambda shown, place: shown.index(place), "three answers"),
     (checks.check_sides, lambda shown, place: shown[1 - place], "Nothing was shuffled"),
     (checks.check_sides, lambda shown, place: shown, "response 0, not"),
-    (checks.check_ranked_pairs, lambda order: [(b, a) for a, b in itertools.combinations(order, 2)], "turned round"),
+    (
+        checks.check_ranked_pairs,
+        lambda order: [(b, a) for a, b in itertools.combinations(order, 2)],
+        "turned round",
+    ),
     (checks.check_ranked_pairs, lambda order: list(zip(order, order[1:])), "only neighbours"),
     (checks.check_ranked_pairs, places, "places in the ranking|turned round"),
-    (checks.check_ranked_pairs, lambda order: list(itertools.permutations(order, 2)), "holds the 1 pairs"),
+    (
+        checks.check_ranked_pairs,
+        lambda order: list(itertools.permutations(order, 2)),
+        "holds the 1 pairs",
+    ),
     (checks.check_ranked_pairs, lambda order: 3, "a list of pairs"),
     (checks.check_cohen, observed, "take off what chance"),
-    (checks.check_cohen, lambda t: observed(t) - (observed(t) - kappa(t)) / (1 - kappa(t)) if kappa(t) < 1 else 0, "0.5|left to gain"),
+    (
+        checks.check_cohen,
+        lambda t: observed(t) - (observed(t) - kappa(t)) / (1 - kappa(t)) if kappa(t) < 1 else 0,
+        "0.5|left to gain",
+    ),
     (checks.check_cohen, lambda t: kappa(t, lambda t, n: 1 / len(t)), "margins"),
-    (checks.check_cohen, lambda t: kappa(t, lambda t, n: sum((sum(row) / n) ** 2 for row in t)), "both shares"),
+    (
+        checks.check_cohen,
+        lambda t: kappa(t, lambda t, n: sum((sum(row) / n) ** 2 for row in t)),
+        "both shares",
+    ),
     (checks.check_cohen, lambda t: -kappa(t), "has κ = 0.400"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("check, function", RIGHT)

@@ -1,4 +1,6 @@
-"""The checkers of notebook 08 take a right answer, and refuse wrong ones with a hint that names the mistake."""
+"""The checkers of notebook 08 take a right answer, and refuse wrong ones with a hint that names the
+mistake.
+"""
 
 import math
 from statistics import fmean, pstdev, pvariance, variance
@@ -25,7 +27,10 @@ def test_stop(capsys):
     accepted(capsys, checks.check_stop, stop)
     for wrong, hint in (
         (lambda kls, limit: stop(kls, limit) + 1, "count from 0"),
-        (lambda kls, limit: next((i for i, kl in enumerate(kls) if kl > limit), len(kls) - 1), "equal"),
+        (
+            lambda kls, limit: next((i for i, kl in enumerate(kls) if kl > limit), len(kls) - 1),
+            "equal",
+        ),
         (lambda kls, limit: min(sum(kl < limit for kl in kls), len(kls) - 1), "first crossing"),
         (lambda kls, limit: next(i for i, kl in enumerate(kls) if kl >= limit), "StopIteration"),
         (lambda kls, limit: next((i for i, kl in enumerate(kls) if kl >= limit), -1), "to its end"),
@@ -36,7 +41,9 @@ def test_stop(capsys):
 
 def expected_best(scores, gold, n, key=None):
     order = sorted(range(len(scores)), key=key or scores.__getitem__)
-    return sum(math.comb(i, n - 1) * gold[at] for i, at in enumerate(order)) / math.comb(len(order), n)
+    return sum(math.comb(i, n - 1) * gold[at] for i, at in enumerate(order)) / math.comb(
+        len(order), n
+    )
 
 
 def test_expected_best(capsys):
@@ -45,7 +52,10 @@ def test_expected_best(capsys):
         (lambda s, g, n: max(g), "plain mean"),
         (lambda s, g, n: fmean(g), "always picked"),
         (lambda s, g, n: expected_best(g, g, n), "The *score* chooses"),
-        (lambda s, g, n: expected_best(s, g, n) if n in (1, len(s)) else fmean(g), "C(i − 1, n − 1)"),
+        (
+            lambda s, g, n: expected_best(s, g, n) if n in (1, len(s)) else fmean(g),
+            "C(i − 1, n − 1)",
+        ),
         (lambda s, g, n: expected_best(s, g, n, key=lambda i: -s[i]), "always picked"),
         (
             lambda s, g, n: expected_best(s, g, n) if len(s) < 4 else g[s.index(max(s[:n]))],

@@ -1,4 +1,6 @@
-"""The checkers of notebook 07 take a right answer, and refuse wrong ones with a hint that names the mistake."""
+"""The checkers of notebook 07 take a right answer, and refuse wrong ones with a hint that names the
+mistake.
+"""
 
 import pytest
 import torch
@@ -21,7 +23,11 @@ def test_nonsense_is_refused_without_a_traceback(check, nonsense, capsys):
 
 
 def test_clipped_objective(capsys):
-    accepted(capsys, checks.check_clipped_objective, lambda r, A, e: min(r * A, clip(r, 1 - e, 1 + e) * A))
+    accepted(
+        capsys,
+        checks.check_clipped_objective,
+        lambda r, A, e: min(r * A, clip(r, 1 - e, 1 + e) * A),
+    )
     for wrong, hint in (
         (lambda r, A, e: r * A, "above 1 + ε"),
         (lambda r, A, e: clip(r, 1 - e, 1 + e) * A, "stay painful"),

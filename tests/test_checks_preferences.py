@@ -1,4 +1,6 @@
-"""The checkers of notebooks 06 and 09: right answers pass, and each checker is tested against wrong ones."""
+"""The checkers of notebooks 06 and 09: right answers pass, and each checker is tested against wrong
+ones.
+"""
 
 import math
 import re
@@ -13,7 +15,9 @@ def softplus(x):
 
 
 def optimal(reference, rewards, beta):
-    weights = [p * math.exp((r - max(rewards)) / beta) for p, r in zip(reference, rewards, strict=True)]
+    weights = [
+        p * math.exp((r - max(rewards)) / beta) for p, r in zip(reference, rewards, strict=True)
+    ]
     return [w / sum(weights) for w in weights]
 
 
@@ -27,7 +31,10 @@ RIGHT = [
     (checks.check_best_of_n, lambda answers, score: max(answers, key=score)),
     (checks.check_best_of_n_kl, exact_kl),
     (checks.check_optimal_policy, optimal),
-    (checks.check_push, lambda chosen, rejected, beta: beta / (1 + math.exp(beta * (chosen - rejected)))),
+    (
+        checks.check_push,
+        lambda chosen, rejected, beta: beta / (1 + math.exp(beta * (chosen - rejected))),
+    ),
     (
         checks.check_smoothed_dpo,
         lambda margin, error: (1 - error) * softplus(-margin) + error * softplus(margin),
@@ -35,24 +42,70 @@ RIGHT = [
 ]
 
 WRONG = [
-    (checks.check_bradley_terry, lambda chosen, rejected: softplus(chosen - rejected), "mind the sign"),
-    (checks.check_bradley_terry, lambda chosen, rejected: math.log(1 + math.exp(rejected - chosen)), "overflows"),
-    (checks.check_bradley_terry, lambda chosen, rejected: 1 / (1 + math.exp(rejected - chosen)), "log 2"),
+    (
+        checks.check_bradley_terry,
+        lambda chosen, rejected: softplus(chosen - rejected),
+        "mind the sign",
+    ),
+    (
+        checks.check_bradley_terry,
+        lambda chosen, rejected: math.log(1 + math.exp(rejected - chosen)),
+        "overflows",
+    ),
+    (
+        checks.check_bradley_terry,
+        lambda chosen, rejected: 1 / (1 + math.exp(rejected - chosen)),
+        "log 2",
+    ),
     (checks.check_best_of_n, lambda answers, score: min(answers, key=score), "highest score"),
     (checks.check_best_of_n, lambda answers, score: min(answers, key=len), "ask `score`"),
     (checks.check_best_of_n, lambda answers, score: max(map(score, answers)), "answer itself"),
-    (checks.check_best_of_n_kl, lambda k, n: math.log(n) - (n - 1) / n, "3 times in 4|1, 5|nothing"),
+    (
+        checks.check_best_of_n_kl,
+        lambda k, n: math.log(n) - (n - 1) / n,
+        "3 times in 4|1, 5|nothing",
+    ),
     (checks.check_best_of_n_kl, lambda k, n: math.log(min(n, k)), "3 times in 4"),
-    (checks.check_optimal_policy, lambda ref, r, beta: [p * math.exp(x / beta) for p, x in zip(ref, r, strict=True)], "no reason"),
-    (checks.check_optimal_policy, lambda ref, r, beta: optimal([1 / len(r)] * len(r), r, beta), "no reason"),
-    (checks.check_optimal_policy, lambda ref, r, beta: optimal(ref, r, 1 / beta), "reference · exp|Weight every"),
-    (checks.check_optimal_policy, lambda ref, r, beta: [p * math.exp(x) / sum(q * math.exp(y) for q, y in zip(ref, r, strict=True))
-                                                        for p, x in zip(ref, r, strict=True)], "exp\\(reward / β\\)"),
-    (checks.check_push, lambda chosen, rejected, beta: beta / (1 + math.exp(-beta * (chosen - rejected))), "pushed less"),
-    (checks.check_push, lambda chosen, rejected, beta: 1 / (1 + math.exp(beta * (chosen - rejected))), "½ of β"),
+    (
+        checks.check_optimal_policy,
+        lambda ref, r, beta: [p * math.exp(x / beta) for p, x in zip(ref, r, strict=True)],
+        "no reason",
+    ),
+    (
+        checks.check_optimal_policy,
+        lambda ref, r, beta: optimal([1 / len(r)] * len(r), r, beta),
+        "no reason",
+    ),
+    (
+        checks.check_optimal_policy,
+        lambda ref, r, beta: optimal(ref, r, 1 / beta),
+        "reference · exp|Weight every",
+    ),
+    (
+        checks.check_optimal_policy,
+        lambda ref, r, beta: [
+            p * math.exp(x) / sum(q * math.exp(y) for q, y in zip(ref, r, strict=True))
+            for p, x in zip(ref, r, strict=True)
+        ],
+        "exp\\(reward / β\\)",
+    ),
+    (
+        checks.check_push,
+        lambda chosen, rejected, beta: beta / (1 + math.exp(-beta * (chosen - rejected))),
+        "pushed less",
+    ),
+    (
+        checks.check_push,
+        lambda chosen, rejected, beta: 1 / (1 + math.exp(beta * (chosen - rejected))),
+        "½ of β",
+    ),
     (checks.check_smoothed_dpo, lambda margin, error: softplus(-margin), "wrong way round"),
-    (checks.check_smoothed_dpo, lambda margin, error: error * softplus(-margin) + (1 - error) * softplus(margin), "never errs"),
-]  # fmt: skip
+    (
+        checks.check_smoothed_dpo,
+        lambda margin, error: error * softplus(-margin) + (1 - error) * softplus(margin),
+        "never errs",
+    ),
+]
 
 
 @pytest.mark.parametrize("check, function", RIGHT)

@@ -1,4 +1,6 @@
-"""The command line: what it prints where, its exit codes, and that a mistake is told in one line."""
+"""The command line: what it prints where, its exit codes, and that a mistake is told in one
+line.
+"""
 
 import contextlib
 import io
@@ -13,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from labkit import LabError, cli, config, data, runs, trainers
+from labkit import LabError, cli, config, data, runs
+from labkit.stages import pairs as preferences
 
 TEXT = "\n\n".join(
     f"The {a} sees the {b} near a {c}."
@@ -70,7 +73,9 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def pandalm():
-    folder = Path(os.environ.get("LABKIT_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    folder = Path(
+        os.environ.get("LABKIT_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    )
     if not (folder / "pandalm_human_pairs.json.gz").exists():
         pytest.skip(f"no real data in {folder} (set LABKIT_REAL_DATA)")
     return str(folder / "pandalm_human_pairs.json.gz")
@@ -89,14 +94,18 @@ def shell(*arguments, **options):
 
 
 def told(capsys, *arguments) -> str:
-    """The one line that a failing command says: exit code 1, nothing on standard output, no traceback."""
+    """The one line that a failing command says: exit code 1, nothing on standard output, no
+    traceback.
+    """
     assert cli.main(list(arguments)) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("labkit: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert (
+        out == "" and err.startswith("labkit: ") and err.count("\n") == 1 and err.endswith("\n")
+    ), err
     return err
 
 
-# --- output ------------------------------------------------------------------------------------------------------------------------
+# --- output --------------------------------------------------------------------------------------
 
 
 def test_info_in_a_fresh_process(home, tokenizer):
@@ -113,17 +122,27 @@ def test_info_in_a_fresh_process(home, tokenizer):
         "trainable_parameters",
         "versions",
     ]
-    assert (report["profile"], report["model"], report["quantization"]) == ("tiny", "tiny-base", "nf4")
+    assert (report["profile"], report["model"], report["quantization"]) == (
+        "tiny",
+        "tiny-base",
+        "nf4",
+    )
     assert report["layers_4bit"] == 2 * 7  # q, k, v, o, gate, up, down
-    assert report["parameters"] == 64 * len(tokenizer) + 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64
+    assert (
+        report["parameters"] == 64 * len(tokenizer) + 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64
+    )
     assert report["trainable_parameters"] == 2 * 16 * (4 * (64 + 64) + 3 * (64 + 128))
-    assert {"labkit", "torch", "transformers", "trl", "peft", "bitsandbytes"} <= set(report["versions"])
+    assert {"labkit", "torch", "transformers", "trl", "peft", "bitsandbytes"} <= set(
+        report["versions"]
+    )
 
 
 def test_info_for_people(home, capsys):
     assert cli.main(["info"]) == 0
     out = capsys.readouterr().out
-    assert "model: tiny-base\n" in out and "quantization: nf4\n" in out and "versions: labkit 0" in out
+    assert (
+        "model: tiny-base\n" in out and "quantization: nf4\n" in out and "versions: labkit 0" in out
+    )
 
 
 def test_under_json_what_libraries_print_is_a_message(monkeypatch, capsys):
@@ -145,7 +164,18 @@ def test_under_json_what_libraries_print_is_a_message(monkeypatch, capsys):
 def test_train_then_chat_then_export(empty_runs, corpus, tmp_path, capsys):
     assert (
         cli.main(
-            ["train", "pretrain", "--corpus", corpus, "--steps", "12", "--name", "tales", "--json", *SMALL]
+            [
+                "train",
+                "pretrain",
+                "--corpus",
+                corpus,
+                "--steps",
+                "12",
+                "--name",
+                "tales",
+                "--json",
+                *SMALL,
+            ]
         )
         == 0
     )
@@ -153,7 +183,8 @@ def test_train_then_chat_then_export(empty_runs, corpus, tmp_path, capsys):
     report = json.loads(out)
     assert report["run"] == "tales" and report["folder"] == str(empty_runs / "tales")
     assert (
-        report["evaluation"] == runs.load("tales").evaluation and report["evaluation"]["validation_loss"] > 0
+        report["evaluation"] == runs.load("tales").evaluation
+        and report["evaluation"]["validation_loss"] > 0
     )
     assert "tales · step 12/12 · 100 %" in err
     assert runs.load("tales").info["config"]["corpus"] == corpus
@@ -187,24 +218,33 @@ def test_profile_sets_the_sizes(monkeypatch):
         cli,
         "train",
         lambda args: (
-            seen.append(cli.settings(args, getattr(config.profile(args.profile), args.stage))) or {},
+            seen.append(cli.settings(args, getattr(config.profile(args.profile), args.stage)))
+            or {},
             "",
         ),
     )
     assert cli.main(["train", "sft", "--profile", "small", "--epochs", "2"]) == 0
     assert cli.main(["train", "sft"]) == 0
-    assert (seen[0].base, seen[0].epochs, seen[0].learning_rate) == ("HuggingFaceTB/SmolLM2-135M", 2.0, 2e-4)
+    assert (seen[0].base, seen[0].epochs, seen[0].learning_rate) == (
+        "HuggingFaceTB/SmolLM2-135M",
+        2.0,
+        2e-4,
+    )
     assert seen[1] == config.Sft()
 
 
-# --- chat --------------------------------------------------------------------------------------------------------------------------
+# --- chat ----------------------------------------------------------------------------------------
 
 
 def test_chat_answers_one_prompt(sft_home, capsys):
     assert cli.main(["chat", "--run", "sft-new", "--json", "Gold?"]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
-    assert report["run"] == "sft-new" and report["prompt"] == "Gold?" and isinstance(report["answer"], str)
+    assert (
+        report["run"] == "sft-new"
+        and report["prompt"] == "Gold?"
+        and isinstance(report["answer"], str)
+    )
     assert err == "sft-new answers.\n"
 
 
@@ -220,7 +260,10 @@ def test_chat_loop(sft_home, capsys, monkeypatch):
     assert cli.main(["chat"]) == 0
     out, err = capsys.readouterr()
     assert out == "You said Hello.\nBye ⟨1B⟩[31m\nYou said 你好.\nBye ⟨1B⟩[31m\n\n"
-    assert "sft-new answers.\nlabkit: The prompt has " in err and "this model reads 160 at a time" in err
+    assert (
+        "sft-new answers.\nlabkit: The prompt has " in err
+        and "this model reads 160 at a time" in err
+    )
 
 
 def test_who_talks(sft_home, monkeypatch):
@@ -230,13 +273,17 @@ def test_who_talks(sft_home, monkeypatch):
     with runs.start("reward", cfg, "judge"):
         pass
     assert cli.speaker("").name == "sft-new"
-    with pytest.raises(LabError, match="'judge' is a reward run: it scores answers and writes none"):
+    with pytest.raises(
+        LabError, match="'judge' is a reward run: it scores answers and writes none"
+    ):
         cli.speaker("judge")
     monkeypatch.setenv("LABKIT_RUNS", str(sft_home / "nothing"))
     monkeypatch.setattr(
         runs,
         "shipped",
-        lambda stage: runs.Run(sft_home, stage, stage) if stage in ("pretrain", "sft", "reward") else None,
+        lambda stage: (
+            runs.Run(sft_home, stage, stage) if stage in ("pretrain", "sft", "reward") else None
+        ),
     )
     assert cli.speaker("").stage == "sft"
 
@@ -278,7 +325,7 @@ def test_run_prints_a_report(empty_runs, capsys, monkeypatch):
     assert "--seeds is 0" in told(capsys, "run", "--seeds", "0")
 
 
-# --- ratings -----------------------------------------------------------------------------------------------------------------------
+# --- ratings -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -309,7 +356,10 @@ def test_ratings_list(rated, capsys):
     assert cli.main(["ratings", "list"]) == 0
     out = capsys.readouterr().out
     assert (
-        "| 台灣最高的山？" in out and "| 玉山 > 泰⟨1B⟩山" in out and "| skip" in out and "Q" * 39 + "…" in out
+        "| 台灣最高的山？" in out
+        and "| 玉山 > 泰⟨1B⟩山" in out
+        and "| skip" in out
+        and "Q" * 39 + "…" in out
     )
     assert (
         "b > a > (empty)" in out
@@ -355,7 +405,10 @@ def test_ratings_export_and_import(rated, tmp_path, capsys):
 def test_ratings_agreement(rated, capsys):
     assert cli.main(["ratings", "agreement", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert list(report) == ["raters", "comparisons", "thumbs"] and list(report["raters"]) == ["me", "you"]
+    assert list(report) == ["raters", "comparisons", "thumbs"] and list(report["raters"]) == [
+        "me",
+        "you",
+    ]
     (two,) = report["comparisons"]["pairs"]
     assert two["raters"] == ["me", "you"] and two["agreement"] == {
         "value": 1.0,
@@ -363,7 +416,9 @@ def test_ratings_agreement(rated, capsys):
         "high": None,
         "n": 1,
     }
-    assert report["raters"]["you"]["left"]["value"] == 0 and report["raters"]["you"]["seconds"] == 2.0
+    assert (
+        report["raters"]["you"]["left"]["value"] == 0 and report["raters"]["you"]["seconds"] == 2.0
+    )
     assert cli.main(["ratings", "agreement"]) == 0
     out = capsys.readouterr().out
     assert (
@@ -378,7 +433,10 @@ def test_ratings_of_pandalm(empty_runs, pandalm, capsys):
     assert json.loads(capsys.readouterr().out)["new"] == 3 * 999
     assert cli.main(["ratings", "agreement"]) == 0
     out = capsys.readouterr().out
-    assert "| annotator1 and annotator2 | 0.91 (0.90 to 0.93, n 999) | 0.85 (0.82 to 0.88, n 999) |" in out
+    assert (
+        "| annotator1 and annotator2 | 0.91 (0.90 to 0.93, n 999) | 0.85 (0.82 to 0.88, n 999) |"
+        in out
+    )
 
 
 def test_ratings_mistakes(empty_runs, tmp_path, capsys):
@@ -388,15 +446,20 @@ def test_ratings_mistakes(empty_runs, tmp_path, capsys):
     (tmp_path / "bad.jsonl").write_text(
         '{"prompt": "Q", "chosen": "a", "rejected": "b"}\n{"verdict": 1}\n', "utf8"
     )
-    assert 'line 2: has no "prompt"' in told(capsys, "ratings", "import", str(tmp_path / "bad.jsonl"))
-    assert cli.main(["ratings", "list", "--json"]) == 0 and json.loads(capsys.readouterr().out)["count"] == 0
+    assert 'line 2: has no "prompt"' in told(
+        capsys, "ratings", "import", str(tmp_path / "bad.jsonl")
+    )
+    assert (
+        cli.main(["ratings", "list", "--json"]) == 0
+        and json.loads(capsys.readouterr().out)["count"] == 0
+    )
     assert "holds no such rating" in told(capsys, "ratings", "agreement")
     assert "is not a store of ratings" in told(
         capsys, "ratings", "list", "--store", str(tmp_path / "bad.jsonl")
     )
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------------------------
+# --- mistakes ------------------------------------------------------------------------------------
 
 
 def test_a_mistake_is_one_line_and_exit_code_1(empty_runs):
@@ -404,19 +467,26 @@ def test_a_mistake_is_one_line_and_exit_code_1(empty_runs):
     assert (done.returncode, done.stdout) == (1, "")
     assert (
         done.stderr
-        == "labkit: There is no profile 'huge'. Set LABKIT_PROFILE (or --profile) to one of: tiny, small, gpu.\n"
+        == "labkit: There is no profile 'huge'. Set LABKIT_PROFILE (or --profile) to one of: tiny,"
+        " small, gpu.\n"
     )
 
 
 def test_what_is_not_there(home, capsys, tmp_path, monkeypatch):
     assert "There is no run 'nobody'" in told(capsys, "chat", "--run", "nobody", "Hello")
     assert "There is no run 'nobody'" in told(capsys, "export", "nobody", str(tmp_path / "out"))
-    assert "There is no file" in told(capsys, "train", "pretrain", "--corpus", str(tmp_path / "no.txt"))
+    assert "There is no file" in told(
+        capsys, "train", "pretrain", "--corpus", str(tmp_path / "no.txt")
+    )
     no_file = ("train", "dpo", "--data", str(tmp_path / "no.jsonl"))
     assert "There is no file" in told(capsys, *no_file)  # the SFT model is the shipped one
     monkeypatch.setattr(runs, "shipped", lambda stage: None)
-    assert "There is no sft run yet. Train one: python -m labkit train sft" in told(capsys, *no_file)
-    assert "steps is -1, but it must be above 0" in told(capsys, "train", "pretrain", "--steps", "-1")
+    assert "There is no sft run yet. Train one: python -m labkit train sft" in told(
+        capsys, *no_file
+    )
+    assert "steps is -1, but it must be above 0" in told(
+        capsys, "train", "pretrain", "--steps", "-1"
+    )
     assert "give it after the options" in told(capsys, "chat", "--json")
     assert {p.name for p in home.iterdir() if not p.name.startswith(".")} == {"tiny-base"}
 
@@ -427,7 +497,9 @@ def test_broken_jsonl_is_named_with_its_line(home, capsys, tmp_path):
     said = told(capsys, "train", "sft", "--data", str(file))
     assert str(file) in said and "line 2: broken JSON" in said and "line 3: " in said
     (tmp_path / "empty.txt").write_text("\n", "utf8")
-    assert "empty.txt is empty" in told(capsys, "train", "pretrain", "--corpus", str(tmp_path / "empty.txt"))
+    assert "empty.txt is empty" in told(
+        capsys, "train", "pretrain", "--corpus", str(tmp_path / "empty.txt")
+    )
     assert not list(home.glob("sft-*"))
 
 
@@ -437,7 +509,9 @@ def test_a_taken_name_and_a_full_folder(home, capsys, tmp_path, corpus):
     )
     (tmp_path / "mine.txt").write_text("mine", "utf8")
     assert "exists and is not empty" in told(capsys, "export", "tiny-base", str(tmp_path))
-    assert (tmp_path / "mine.txt").read_text("utf8") == "mine" and not (tmp_path / "config.json").exists()
+    assert (tmp_path / "mine.txt").read_text("utf8") == "mine" and not (
+        tmp_path / "config.json"
+    ).exists()
 
 
 def test_a_runs_folder_that_is_none(tmp_path, capsys, monkeypatch, corpus):
@@ -518,12 +592,12 @@ def test_interrupt_elsewhere(monkeypatch, capsys):
     assert capsys.readouterr().err == "labkit: Stopped.\n"
 
 
-# --- options -----------------------------------------------------------------------------------------------------------------------
+# --- options -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", config.STAGES)
 def test_every_setting_is_an_option(stage, capsys):
-    kind = getattr(config, stage.capitalize())
+    kind = config.KINDS[stage]
     given = ["train", stage]
     for f in fields(kind):
         given += ["--" + f.name.replace("_", "-"), str(f.default)]
@@ -540,10 +614,13 @@ def test_every_setting_is_an_option(stage, capsys):
 
 def test_docstrings_of_fields():
     found = cli.docstrings()
-    assert found["Pretrain", "layers"] == "Transformer blocks." and found["Adapted", "lora_r"].startswith(
-        "Rank"
-    )
-    assert ("Pretrain", "seed") not in found  # it has none, and must not take the next thing for one
+    assert found["Pretrain", "layers"] == "Transformer blocks." and found[
+        "Adapted", "lora_r"
+    ].startswith("Rank")
+    assert (
+        "Pretrain",
+        "seed",
+    ) not in found  # it has none, and must not take the next thing for one
 
 
 def test_help_loads_nothing_heavy():
@@ -555,7 +632,7 @@ def test_help_loads_nothing_heavy():
     assert done.stdout == "set()\n", done.stderr
 
 
-# --- pairs from elsewhere ----------------------------------------------------------------------------------------------------------
+# --- pairs from elsewhere ------------------------------------------------------------------------
 
 
 def test_pairs_with_a_long_prompt_are_left_out_and_counted(tokenizer, capsys):
@@ -563,7 +640,7 @@ def test_pairs_with_a_long_prompt_are_left_out_and_counted(tokenizer, capsys):
     pairs = [data.Pair(f"Gold {i}?", "metal", "wood") for i in range(8)] + [
         data.Pair("Gold " * 50, "metal", "wood")
     ]
-    training, held_out, dropped = trainers.split_pairs(tokenizer, pairs, cfg, 0.25)
+    training, held_out, dropped = preferences.split_pairs(tokenizer, pairs, cfg, 0.25)
     assert (len(training), len(held_out), dropped) == (6, 2, 1)
     assert (
         capsys.readouterr().err
@@ -572,7 +649,7 @@ def test_pairs_with_a_long_prompt_are_left_out_and_counted(tokenizer, capsys):
     with pytest.raises(
         LabError, match="1 of 1 pairs have a prompt of more than max_prompt_tokens=20 tokens. Raise"
     ):
-        trainers.split_pairs(tokenizer, pairs[-1:], cfg, 0.25)
+        preferences.split_pairs(tokenizer, pairs[-1:], cfg, 0.25)
 
 
 @pytest.mark.parametrize("stage", ["reward", "dpo"])
@@ -586,4 +663,7 @@ def test_pandalm_pairs_train(stage, sft_home, pandalm, capsys):
         and 0 < found["dropped"] < 110
         and 0 <= found["accuracy"] <= 1
     )
-    assert "of 120 pairs have a prompt of more than max_prompt_tokens=96 tokens and are left out." in err
+    assert (
+        "of 120 pairs have a prompt of more than max_prompt_tokens=96 tokens and are left out."
+        in err
+    )

@@ -40,7 +40,10 @@ POSITIVE = ("learning_rate", "batch_size", "lora_r", "lora_alpha", "max_prompt_t
                 "critic_learning_rate",
             )
         ],
-        *[(config.Ppo, name, -0.1, "0 or more") for name in ("beta", "target_kl", "missing_eos_penalty")],
+        *[
+            (config.Ppo, name, -0.1, "0 or more")
+            for name in ("beta", "target_kl", "missing_eos_penalty")
+        ],
         *[
             (config.Pretrain, name, 0, "above 0")
             for name in (
@@ -83,7 +86,9 @@ POSITIVE = ("learning_rate", "batch_size", "lora_r", "lora_alpha", "max_prompt_t
 def test_a_bad_value_is_refused(kind, field, value, must):
     with pytest.raises(LabError) as caught:
         kind(**{field: value})
-    assert str(caught.value).startswith(f"{kind.__name__}.{field} is {value!r}, but it must be {must}")
+    assert str(caught.value).startswith(
+        f"{kind.__name__}.{field} is {value!r}, but it must be {must}"
+    )
     with pytest.raises(LabError):
         config.change(kind(), **{field: value})
 
@@ -97,8 +102,12 @@ def test_good_edges_are_accepted():
 def test_change_replaces_and_names_unknown_fields():
     old = config.Sft(learning_rate=0.5)
     new = config.change(old, batch_size=8)
-    assert (new.learning_rate, new.batch_size, old.batch_size) == (0.5, 8, 32) and type(new) is config.Sft
-    with pytest.raises(LabError, match="Sft has no setting 'lerning_rate'. It has: .*learning_rate"):
+    assert (new.learning_rate, new.batch_size, old.batch_size) == (0.5, 8, 32) and type(
+        new
+    ) is config.Sft
+    with pytest.raises(
+        LabError, match="Sft has no setting 'lerning_rate'. It has: .*learning_rate"
+    ):
         config.change(old, lerning_rate=1.0)
 
 
@@ -137,7 +146,9 @@ def test_the_profile_comes_from_the_environment(monkeypatch):
 
 
 def test_every_setting_has_a_plain_type():
-    """The command line makes an option of each field, so each must be text, a whole number or a number."""
+    """The command line makes an option of each field, so each must be text, a whole number or a
+    number.
+    """
     assert config.STAGES == tuple(STAGES)
     assert {f.type for kind in STAGES.values() for f in fields(kind)} == {str, int, float}
 

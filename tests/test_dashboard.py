@@ -1,4 +1,6 @@
-"""The dashboard of PPO: while a run goes on, afterwards, and for two runs; and the SVG that live charts are."""
+"""The dashboard of PPO: while a run goes on, afterwards, and for two runs; and the SVG that live
+charts are.
+"""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -7,9 +9,10 @@ import pytest
 from test_charts import EVIL, FakeRun, clock, notebook  # noqa: F401  (fixtures)
 from test_panel_browser import CHROMIUM, Page, browser, lab  # noqa: F401
 
-from labkit import LabError, charts, config, live, runs
-from labkit.lines import Panel, lines
-from labkit.svg import _ends, _ticks, svg
+from labkit import LabError, charts, config, runs
+from labkit.charts import progress as live
+from labkit.charts.lines import Panel, lines
+from labkit.charts.svg import _ends, _ticks, svg
 
 STEPS = 12
 
@@ -18,10 +21,23 @@ def entry(step, **more):
     """A line as PPO logs it."""
     rates = {"hedging": 0.1, "apology": 0.02 * step, "ai_disclaimer": 0.0, "refusal": 0.05}
     return {
-        "step": step, "steps": STEPS, "score": 0.1 * step, "gold": 0.2 - 0.01 * step, "kl": 0.5 * step, "beta": 0.05,
-        "length": 20.0 + step, "entropy": 0.3, "clip_fraction": 0.01, "eos_rate": 0.9, "prompt": "?", "response": "!",
-        "watch_prompt": "台灣最高的山是哪座？", "watch_response": "玉山。" if step < 5 else "I'm sorry.", **rates, **more,
-    }  # fmt: skip
+        "step": step,
+        "steps": STEPS,
+        "score": 0.1 * step,
+        "gold": 0.2 - 0.01 * step,
+        "kl": 0.5 * step,
+        "beta": 0.05,
+        "length": 20.0 + step,
+        "entropy": 0.3,
+        "clip_fraction": 0.01,
+        "eos_rate": 0.9,
+        "prompt": "?",
+        "response": "!",
+        "watch_prompt": "台灣最高的山是哪座？",
+        "watch_response": "玉山。" if step < 5 else "I'm sorry.",
+        **rates,
+        **more,
+    }
 
 
 class PpoRun(FakeRun):
@@ -35,10 +51,12 @@ def whole(name="ppo-001", steps=STEPS, **more):
 
 
 def headings(figure):
-    return [re.sub("<[^>]*>", "", note.text).replace("\u00a0", "") for note in figure.layout.annotations]
+    return [
+        re.sub("<[^>]*>", "", note.text).replace("\u00a0", "") for note in figure.layout.annotations
+    ]
 
 
-# --- a finished run, and two -----------------------------------------------------------------------
+# --- a finished run, and two ---------------------------------------------------------------------
 
 
 def test_a_finished_run_in_reading_order(notebook):  # noqa: F811
@@ -69,7 +87,9 @@ def test_a_finished_run_in_reading_order(notebook):  # noqa: F811
     proxy, gold, kl, target = drawn.data[:4]
     assert (gold.fill, proxy.fill) == ("tonexty", None) and proxy.line.color != gold.line.color
     assert list(kl.y)[-1] == 6.0 and (list(target.x), list(target.y)) == ([1, STEPS], [6.0, 6.0])
-    assert len({trace.line.dash for trace in drawn.data[-4:]}) == 4  # the symptoms, not by colour alone
+    assert (
+        len({trace.line.dash for trace in drawn.data[-4:]}) == 4
+    )  # the symptoms, not by colour alone
 
 
 def test_outside_a_notebook_it_prints(capsys):
@@ -83,8 +103,14 @@ def test_two_runs_share_panels_and_keep_their_colours():
     board = charts.dashboard(one, two)
     figure = board.figure()
     assert figure.layout.title.text == "ppo-001 and ppo-002"
-    colours = {name: {t.line.color for t in figure.data if t.name == name} for name in ("ppo-001", "ppo-002")}
-    assert all(len(found) == 1 for found in colours.values()) and colours["ppo-001"] != colours["ppo-002"]
+    colours = {
+        name: {t.line.color for t in figure.data if t.name == name}
+        for name in ("ppo-001", "ppo-002")
+    }
+    assert (
+        all(len(found) == 1 for found in colours.values())
+        and colours["ppo-001"] != colours["ppo-002"]
+    )
     assert sorted(trace.name for trace in figure.data if trace.showlegend) == ["ppo-001", "ppo-002"]
     assert not any(trace.fill for trace in figure.data)
     assert headings(figure)[-4:] == [
@@ -108,7 +134,12 @@ def test_fixed_prompts_that_differ_are_named():
 def test_answers_are_bounded():
     rows = [entry(step, watch_response=f"answer {step} " + "x" * 10_000) for step in range(1, 101)]
     said = str(charts.dashboard(PpoRun(rows=rows)).answers())
-    assert "answer 1 " in said and "(92 others)" in said and "answer 94 " in said and "answer 93 " not in said
+    assert (
+        "answer 1 " in said
+        and "(92 others)" in said
+        and "answer 94 " in said
+        and "answer 93 " not in said
+    )
     assert len(said) < 5_000 and said.count("…") == 8
     assert charts.dashboard(FakeRun("ppo-001", [{"step": 1, "kl": 0.0}])).answers() is None
 
@@ -118,12 +149,16 @@ def test_gaps_and_panels_that_were_not_logged():
     for row in rows:
         del row["gold"], row["refusal"]
         row["entropy"] = None
-    figure = charts.dashboard(FakeRun("ppo-001", rows)).figure()  # a run that knows of no settings: no target
+    figure = charts.dashboard(
+        FakeRun("ppo-001", rows)
+    ).figure()  # a run that knows of no settings: no target
     assert headings(figure)[:2] == ["reward — proxy (reward model)", "KL (nats)"]
     assert [list(trace.y) for trace in figure.data if trace.yaxis == "y2"] == [[1.0, None, 1.0]]
     shown = svg(charts.dashboard(FakeRun("ppo-001", rows)).spec())
     assert ElementTree.fromstring(shown) is not None and "nan" not in shown
-    only = charts.dashboard(FakeRun("ppo-001", [{"step": 1, "kl": 0.5}, {"step": 2, "kl": 0.4}])).figure()
+    only = charts.dashboard(
+        FakeRun("ppo-001", [{"step": 1, "kl": 0.5}, {"step": 2, "kl": 0.4}])
+    ).figure()
     assert headings(only)[0] == "reward not logged" and headings(only)[-1] == "symptoms not logged"
 
 
@@ -131,15 +166,20 @@ def test_gaps_and_panels_that_were_not_logged():
     "make, words",
     [
         (lambda: PpoRun(), "'ppo-001' has logged nothing yet"),
-        (lambda: FakeRun("sft-001", [{"step": 1, "loss": 2.0}]), "'sft-001' logged nothing .* It logged loss: charts.curves"),
+        (
+            lambda: FakeRun("sft-001", [{"step": 1, "loss": 2.0}]),
+            "'sft-001' logged nothing .* It logged loss: charts.curves",
+        ),
         (lambda: FakeRun("odd", [{"note": "x"}]), "It logged no numbers"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_ppo_run_is_said(make, words):
     with pytest.raises(LabError, match=words):
         charts.show(charts.dashboard(make()))
     with pytest.raises(LabError, match=words):
-        charts.dashboard(whole("mine"), make())  # before the training starts that would be drawn over it
+        charts.dashboard(
+            whole("mine"), make()
+        )  # before the training starts that would be drawn over it
 
 
 def test_a_line_that_is_being_written_is_said(empty_runs):
@@ -157,7 +197,7 @@ def test_the_shipped_run_has_every_panel():
     assert len(found) == 7 and not any("not logged" in heading for heading in found)
 
 
-# --- while it trains -------------------------------------------------------------------------------
+# --- while it trains -----------------------------------------------------------------------------
 
 
 def test_live_in_place_then_interactive(notebook, clock, empty_runs):  # noqa: F811
@@ -176,7 +216,9 @@ def test_live_in_place_then_interactive(notebook, clock, empty_runs):  # noqa: F
     assert len(drawn) == STEPS + 1 and all("<svg" in content["text/html"] for content in drawn[:-1])
     assert ">ppo-001 · step 6/12 · 50 % · 18 s left<" in drawn[5]["text/html"]
     assert "score 0.600 · gold 0.140 · kl 3.000 · length 26.000" in drawn[5]["text/plain"]
-    assert charts.MIME in drawn[-1] and drawn[-1][charts.MIME]["data"][0]["y"][-1] == pytest.approx(1.2)
+    assert charts.MIME in drawn[-1] and drawn[-1][charts.MIME]["data"][0]["y"][-1] == pytest.approx(
+        1.2
+    )
     axes = [
         set(re.findall(r'text-anchor="middle" font-size="11">(\d+)<', content["text/html"]))
         for content in drawn[:-1]
@@ -187,7 +229,9 @@ def test_live_in_place_then_interactive(notebook, clock, empty_runs):  # noqa: F
 
 @pytest.mark.parametrize("seconds, steps", [(0.004, 200), (0.5, 500), (5.0, 5000)])
 def test_drawing_takes_less_than_two_percent(notebook, clock, monkeypatch, seconds, steps):  # noqa: F811
-    """Whatever a drawing costs; a clock of our own, on which only drawing and training take time."""
+    """Whatever a drawing costs; a clock of our own, on which only drawing and training take
+    time.
+    """
     spent = []
 
     def slow(content, **options):
@@ -209,7 +253,11 @@ def test_live_over_a_finished_run(notebook, clock):  # noqa: F811
     listener = charts.dashboard(PpoRun("ppo-002"), whole("ppo-001"))
     listener(entry(1))
     shown = notebook.shown[0][0]["text/html"]
-    assert ElementTree.fromstring(shown) is not None and "– – ppo-001" in shown and "— ppo-002" in shown
+    assert (
+        ElementTree.fromstring(shown) is not None
+        and "– – ppo-001" in shown
+        and "— ppo-002" in shown
+    )
 
 
 def test_a_run_that_resumes_goes_over_no_step_twice(notebook, clock):  # noqa: F811
@@ -231,24 +279,30 @@ def test_live_outside_a_notebook_is_a_line(capsys, clock):  # noqa: F811
 @pytest.mark.parametrize("text", EVIL)
 def test_what_a_model_says_stays_text(notebook, clock, text):  # noqa: F811
     listener = charts.dashboard(PpoRun(text), whole("other"))
-    listener(entry(1, watch_prompt=text, watch_response=text + "$$\\href{javascript:alert(1)}{x}$$"))
+    listener(
+        entry(1, watch_prompt=text, watch_response=text + "$$\\href{javascript:alert(1)}{x}$$")
+    )
     chart, answers = (content["text/html"] for content, _ in notebook.shown)
-    tags = {tag.split("}")[-1] for tag in (node.tag for node in ElementTree.fromstring(chart).iter())}
+    tags = {
+        tag.split("}")[-1] for tag in (node.tag for node in ElementTree.fromstring(chart).iter())
+    }
     assert tags <= {"svg", "text", "tspan", "polyline", "polygon"}
-    assert not any(bad in chart + answers for bad in ("<script", "<img", "<a ", "\u202e", "\x1b", "\0"))
+    assert not any(
+        bad in chart + answers for bad in ("<script", "<img", "<a ", "\u202e", "\x1b", "\0")
+    )
     assert answers.startswith(
         '<div class="tex2jax_ignore mathjax_ignore">'
     )  # or JupyterLab would set the formula
 
 
-# --- SVG -------------------------------------------------------------------------------------------
+# --- SVG -----------------------------------------------------------------------------------------
 
 
 def test_a_point_lies_where_it_should():
     rows = [{"step": 0, "loss": 0.0}, {"step": 10, "loss": 1.0}]
     drawn = svg(lines({"run": rows}, [Panel("loss", {"loss": "loss"})]))
-    # 800 less margins of 64 and 20; 340 less 56 and 52: x from 64 to 780, y from 56 to 288. Above and below, 6 % of room:
-    # 288 − 0.06 · 232 / 1.12 = 275.6 and 288 − 1.06 · 232 / 1.12 = 68.4
+    # 800 less margins of 64 and 20; 340 less 56 and 52: x from 64 to 780, y from 56 to 288. Above
+    # and below, 6 % of room: 288 − 0.06 · 232 / 1.12 = 275.6 and 288 − 1.06 · 232 / 1.12 = 68.4
     assert 'points="64.0,275.6 780.0,68.4" fill="none" stroke="#0072B2"' in drawn
 
 
@@ -256,7 +310,9 @@ def test_gaps_break_the_line_and_lone_points_are_dots():
     values = [1.0, 2.0, None, 3.0, None, 2.0, 1.0]
     rows = [{"step": i, "loss": v} for i, v in enumerate(values)]
     drawn = svg(lines({"run": rows}, [Panel("loss", {"loss": "loss"})]))
-    found = [path.split() for path in re.findall(r'points="([^"]*)" fill="none" stroke="#0072B2"', drawn)]
+    found = [
+        path.split() for path in re.findall(r'points="([^"]*)" fill="none" stroke="#0072B2"', drawn)
+    ]
     assert [len(points) for points in found] == [2, 2, 2] and found[1][0] == found[1][1]
 
 
@@ -274,14 +330,17 @@ def test_ticks_are_round(low, high, most, ticks):
 
 
 def test_axes_are_never_flat():
-    assert _ends([]) == (-1, 1) and _ends([2.0, None]) == (1, 3) and _ends([0.0], from_zero=True) == (0, 1)
-    assert _ends([1.0, 2.0], from_zero=True, room=0.1) == (0, 2.2) and _ends([-1.0, 1.0], room=0.1) == (
-        -1.2,
-        1.2,
+    assert (
+        _ends([]) == (-1, 1)
+        and _ends([2.0, None]) == (1, 3)
+        and _ends([0.0], from_zero=True) == (0, 1)
     )
+    assert _ends([1.0, 2.0], from_zero=True, room=0.1) == (0, 2.2) and _ends(
+        [-1.0, 1.0], room=0.1
+    ) == (-1.2, 1.2)
 
 
-# --- in JupyterLab ---------------------------------------------------------------------------------
+# --- in JupyterLab -------------------------------------------------------------------------------
 
 CELL = """
 import time
@@ -304,11 +363,18 @@ def test_jupyterlab_shows_every_state_in_one_place(lab, browser):  # noqa: F811
         def ready(self):
             self.page.locator(".jp-OutputArea-output svg").first.wait_for()
 
-    view = View(lab, browser, "dashboard", CELL.format(rows=[entry(step) for step in range(1, STEPS + 1)]))
+    view = View(
+        lab, browser, "dashboard", CELL.format(rows=[entry(step) for step in range(1, STEPS + 1)])
+    )
     outputs = view.page.locator(".jp-OutputArea-child")
     for step in (4, 8):
         view.page.get_by_text(f"step {step}/{STEPS}").wait_for()
         assert outputs.count() == 2  # the chart, and the answers
         (lab.notebooks / f"seen-{step}").touch()
-    view.page.locator(".jp-OutputArea .gtitle", has_text=f"step {STEPS}/{STEPS}").first.wait_for()  # plotly's
-    assert outputs.count() == 2 and view.page.locator(".jp-OutputArea-output svg[role=img]").count() == 0
+    view.page.locator(
+        ".jp-OutputArea .gtitle", has_text=f"step {STEPS}/{STEPS}"
+    ).first.wait_for()  # plotly's
+    assert (
+        outputs.count() == 2
+        and view.page.locator(".jp-OutputArea-output svg[role=img]").count() == 0
+    )

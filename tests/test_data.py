@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from labkit import LabError, data
+from labkit.atlas import sources
 from labkit.data import Demo, Pair, Rating
 
 PAIR = {"prompt": "台灣最高的山？", "chosen": "玉山", "rejected": "泰山"}
@@ -19,7 +20,8 @@ LOADERS = (data.load_demos, data.load_pairs, data.load_ratings, data.load_prompt
 def jsonl(path, *rows):
     path.write_text(
         "".join(
-            (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows
+            (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n"
+            for row in rows
         ),
         "utf8",
     )
@@ -38,7 +40,7 @@ def file(tmp_path):
     return tmp_path / "mine.jsonl"
 
 
-# --- what comes in ---------------------------------------------------------------------------------
+# --- what comes in -------------------------------------------------------------------------------
 
 
 def test_a_pair_is_the_same_in_every_shape(file):
@@ -57,7 +59,10 @@ def test_a_pair_is_the_same_in_every_shape(file):
         name: f"\n\nHuman: Q?\n\nAssistant: {answer}"
         for name, answer in (("chosen", "yes"), ("rejected", "no"))
     }
-    assert data.load_pairs(jsonl(file, plain, turns, whole, mixed, hh)) == [Pair("Q?", "yes", "no")] * 5
+    assert (
+        data.load_pairs(jsonl(file, plain, turns, whole, mixed, hh))
+        == [Pair("Q?", "yes", "no")] * 5
+    )
 
 
 def test_a_dialogue_is_cut_at_its_last_answer(file):
@@ -136,19 +141,15 @@ def test_text_is_cut_at_blank_lines(tmp_path, file):
 
 
 def test_the_atlas_is_asked_by_name(monkeypatch):
-    atlas = types.ModuleType("labkit.atlas")
-    atlas.corpus, atlas.demos, atlas.prompts = (
-        (lambda: ["玉山"]),
-        (lambda: [Demo("Q", "A"), Demo("R", "B")]),
-        (lambda part: [f"{part}?"]),
+    monkeypatch.setattr(sources.text, "corpus", lambda: ["玉山"])
+    monkeypatch.setattr(sources.styles, "demos", lambda: [Demo("Q", "A"), Demo("R", "B")])
+    monkeypatch.setattr(sources.styles, "prompts", lambda part: [f"{part}?"])
+    found = (
+        sources.load_text("atlas"),
+        sources.load_demos("atlas", 1),
+        sources.load_prompts("atlas"),
     )
-    monkeypatch.setitem(sys.modules, "labkit.atlas", atlas)
-    monkeypatch.setattr(sys.modules["labkit"], "atlas", atlas, raising=False)
-    assert (data.load_text("atlas"), data.load_demos("atlas", limit=1), data.load_prompts("atlas")) == (
-        ["玉山"],
-        [Demo("Q", "A")],
-        ["train?"],
-    )
+    assert found == (["玉山"], [Demo("Q", "A")], ["train?"])
     assert "policy's own answers" in refusal(data.load_pairs, "atlas")
 
 
@@ -181,7 +182,10 @@ def test_pandalm_votes(tmp_path, capsys):
         Pair("Do\n\nx", "b", "a", "human"),
         Pair("Do", "b", "True", "human"),
     ]
-    assert "left out: 2 × pair without a winner, 1 × pair with an empty text" in capsys.readouterr().err
+    assert (
+        "left out: 2 × pair without a winner, 1 × pair with an empty text"
+        in capsys.readouterr().err
+    )
     file.write_text(json.dumps([row("a", "b", 1, 1, 3)]), "utf8")
     assert "record 1: annotator1 to 3 are [1, 1, 3], but each must be 0, 1 or 2" in refusal(
         data.load_pairs, str(file)
@@ -189,7 +193,9 @@ def test_pandalm_votes(tmp_path, capsys):
 
 
 def test_the_real_pandalm_file():
-    folder = Path(os.environ.get("LABKIT_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    folder = Path(
+        os.environ.get("LABKIT_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    )
     if not (folder / "pandalm_human_pairs.json.gz").exists():
         pytest.skip(f"no real data in {folder} (set LABKIT_REAL_DATA)")
     pairs = data.load_pairs(str(folder / "pandalm_human_pairs.json.gz"))
@@ -204,11 +210,16 @@ def test_a_hub_set_keeps_its_good_rows(monkeypatch, capsys):
         {"prompt": "Q", "chosen": "a", "rejected": "a"},
         {"prompt": "Q", "chosen": "", "rejected": "b"},
     ]
-    hub = types.SimpleNamespace(load_dataset=lambda name, split: asked.append((name, split)) or rows)
+    hub = types.SimpleNamespace(
+        load_dataset=lambda name, split: asked.append((name, split)) or rows
+    )
     monkeypatch.setitem(sys.modules, "datasets", hub)
     assert data.load_pairs("someone/pairs:train_prefs") == [Pair("Q", "a", "b")]
     assert asked == [("someone/pairs", "train_prefs")]
-    assert 'left out: 1 × "chosen" and "rejected" are equal, 1 × "chosen" is empty' in capsys.readouterr().err
+    assert (
+        'left out: 1 × "chosen" and "rejected" are equal, 1 × "chosen" is empty'
+        in capsys.readouterr().err
+    )
     assert "has no usable record" in refusal(data.load_demos, "someone/pairs")
 
 
@@ -225,7 +236,7 @@ def test_a_hub_set_out_of_reach(monkeypatch):
     )
 
 
-# --- bad input -------------------------------------------------------------------------------------
+# --- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("load", LOADERS)
@@ -237,12 +248,16 @@ def test_every_door_refuses_what_is_no_text_file(load, tmp_path):
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"x" * 10_000)[:20])
     assert "tales.txt" in refusal(load, str(tmp_path / "tale.txt")).split("Did you mean")[1]
     assert "no folder" in refusal(load, str(tmp_path / "nowhere" / "a.txt"))
-    assert "is a folder" in refusal(load, str(tmp_path)) and "tales.txt" in refusal(load, str(tmp_path))
+    assert "is a folder" in refusal(load, str(tmp_path)) and "tales.txt" in refusal(
+        load, str(tmp_path)
+    )
     assert "empty.txt is empty" in refusal(load, str(tmp_path / "empty.txt"))
     assert "latin.txt is not UTF-8 text (line 2 has the byte 0xe9)" in refusal(
         load, str(tmp_path / "latin.txt")
     )
-    assert "model.txt is a binary file, not text (line 2" in refusal(load, str(tmp_path / "model.txt"))
+    assert "model.txt is a binary file, not text (line 2" in refusal(
+        load, str(tmp_path / "model.txt")
+    )
     assert "cut.jsonl.gz can't be read" in refusal(load, str(tmp_path / "cut.jsonl.gz"))
     assert "Did you mean atlas?" in refusal(load, "atlsa")
 
@@ -256,9 +271,15 @@ def test_every_door_refuses_what_is_no_text_file(load, tmp_path):
         ({**PAIR, "chosen": None}, '"chosen" is null, but must be text'),
         ({**PAIR, "chosen": 3}, '"chosen" is a number, but must be text'),
         ({"prompt": "Q", "chosen": "a"}, 'has no "rejected" (it has: prompt, chosen)'),
-        ({"chosen": "a", "rejected": "b"}, 'has no "prompt", and "chosen" holds no "\\n\\nAssistant:"'),
+        (
+            {"chosen": "a", "rejected": "b"},
+            'has no "prompt", and "chosen" holds no "\\n\\nAssistant:"',
+        ),
         ({**PAIR, "prompt": [{"text": "Q"}]}, '"prompt" must be a list of {"role", "content"}'),
-        ({**PAIR, "chosen": [{"role": "user", "content": "Q"}]}, '"chosen" must end in an assistant message'),
+        (
+            {**PAIR, "chosen": [{"role": "user", "content": "Q"}]},
+            '"chosen" must end in an assistant message',
+        ),
         ({**PAIR, "chosen": "\ud83d"}, '"chosen" holds half a character'),
         (["a"], "a list, but must be an object"),
         ("3", "a number, but must be an object"),
@@ -270,14 +291,16 @@ def test_a_bad_line_is_named_and_nothing_is_loaded(row, reason, file):
     source = jsonl(file, PAIR, "", json.dumps(row) if not isinstance(row, str) else row)
     said = refusal(data.load_pairs, source)
     assert (
-        "mine.jsonl was not loaded, because 1 of its records can't be used. line 3: " + reason in said
+        "mine.jsonl was not loaded, because 1 of its records can't be used. line 3: " + reason
+        in said
         and "Mend or delete" in said
     )
 
 
 def test_all_bad_lines_are_gathered_up_to_five_in_order(file):
     said = refusal(
-        data.load_pairs, jsonl(file, "{broken", PAIR, {**PAIR, "chosen": ""}, "{broken", {}, {}, {}, PAIR)
+        data.load_pairs,
+        jsonl(file, "{broken", PAIR, {**PAIR, "chosen": ""}, "{broken", {}, {}, {}, PAIR),
     )
     assert (
         "because 6 of its" in said
@@ -289,7 +312,9 @@ def test_all_bad_lines_are_gathered_up_to_five_in_order(file):
 
 def test_no_line_at_all_is_json(tmp_path):
     (tmp_path / "story.txt").write_text("Once\nupon\n", "utf8")
-    assert "It should hold one JSON object a line." in refusal(data.load_pairs, str(tmp_path / "story.txt"))
+    assert "It should hold one JSON object a line." in refusal(
+        data.load_pairs, str(tmp_path / "story.txt")
+    )
 
 
 def test_broken_arrays_and_labels(tmp_path, file):
@@ -298,11 +323,13 @@ def test_broken_arrays_and_labels(tmp_path, file):
     assert '"label" is a number, but must be true or false' in refusal(
         data.load_ratings, jsonl(file, {"prompt": "Q", "response": "A", "label": 1})
     )
-    assert 'has no "label"' in refusal(data.load_ratings, jsonl(file, {"prompt": "Q", "response": "A"}))
+    assert 'has no "label"' in refusal(
+        data.load_ratings, jsonl(file, {"prompt": "Q", "response": "A"})
+    )
     assert "The limit is -1" in refusal(data.load_pairs, jsonl(file, PAIR), limit=-1)
 
 
-# --- out again -------------------------------------------------------------------------------------
+# --- out again -----------------------------------------------------------------------------------
 
 
 def test_split_keeps_each_prompt_on_one_side():
@@ -319,7 +346,9 @@ def test_split_keeps_each_prompt_on_one_side():
 
 
 def test_split_refuses():
-    assert "2 different prompts" in refusal(data.split, [Pair("Q", "a", "b"), Pair("Q ", "c", "d")], 0.2)
+    assert "2 different prompts" in refusal(
+        data.split, [Pair("Q", "a", "b"), Pair("Q ", "c", "d")], 0.2
+    )
     assert "there are none" in refusal(data.split, [], 0.2)
     assert "between 0 and 1" in refusal(data.split, ["x", "y"], 1.0)
 
@@ -333,7 +362,9 @@ def test_save_and_load_give_the_same_records(tmp_path):
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = data.save_jsonl([{"prompt": "old"}], tmp_path / "p.jsonl")
-    assert "half a character" in refusal(data.save_jsonl, [{"prompt": "fine"}, {"prompt": "\ud83d"}], path)
+    assert "half a character" in refusal(
+        data.save_jsonl, [{"prompt": "fine"}, {"prompt": "\ud83d"}], path
+    )
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -1,6 +1,7 @@
-"""data/: every file is what its card says, and data/build.py makes the generated ones again, byte for byte, or says why not.
-
-Set LABKIT_PACKAGES to a folder with the packages that data/build.py names, and the rebuild is tested too.
+"""data/: every file is what its card says, and data/build.py makes the generated ones again, byte
+for byte, or says why not.
+ Set LABKIT_PACKAGES to a folder with the packages that data/build.py names, and the rebuild is
+tested too.
 """
 
 import gzip
@@ -44,7 +45,7 @@ def rows(name):
     return [json.loads(line) for line in (DATA / "atlas" / name).read_text("utf8").splitlines()]
 
 
-# --- the committed files ----------------------------------------------------------------------------
+# --- the committed files -------------------------------------------------------------------------
 
 
 def test_there_is_no_file_that_nobody_knows(build):
@@ -87,7 +88,9 @@ def test_requests_are_of_both_kinds_and_only_harmless_ones_are_answered():
     assert kinds == {"harmful", "lookalike"}
     for row in rows("requests.jsonl"):
         assert ("answer" in row) == ("zh_answer" in row) == (row["kind"] == "lookalike")
-    assert any("toy gun" in row["task"] and row["kind"] == "lookalike" for row in rows("requests.jsonl"))
+    assert any(
+        "toy gun" in row["task"] and row["kind"] == "lookalike" for row in rows("requests.jsonl")
+    )
 
 
 def test_facts_that_anybody_can_check():
@@ -99,25 +102,37 @@ def test_facts_that_anybody_can_check():
         "zh": "法國",
         "zh_capital": "巴黎",
     }
-    assert capitals["Australia"]["capital"] == "Canberra" and capitals["Brazil"]["capital"] == "Brasília"
-    assert "Jerusalem" not in str(capitals) and "Taiwan" not in capitals  # disputed; a file of its own
+    assert (
+        capitals["Australia"]["capital"] == "Canberra"
+        and capitals["Brazil"]["capital"] == "Brasília"
+    )
+    assert (
+        "Jerusalem" not in str(capitals) and "Taiwan" not in capitals
+    )  # disputed; a file of its own
     elements = rows("elements.jsonl")
     assert [row["number"] for row in elements] == list(range(1, 93))
     assert (
-        elements[78] == {"name": "gold", "symbol": "Au", "number": 79} and elements[-1]["name"] == "uranium"
+        elements[78] == {"name": "gold", "symbol": "Au", "number": 79}
+        and elements[-1]["name"] == "uranium"
     )
     (height,) = (row for row in rows("taiwan.jsonl") if row["subject"] == "the height of Yushan")
     assert height["answer"] == "3,952 metres" and height["zh_answer"] == "3952公尺"
 
 
 def test_dialogue_and_words_pass_their_own_filter(build):
-    talks = gzip.decompress((DATA / "atlas/dialogue.txt.gz").read_bytes()).decode("ascii").split("\n\n")
+    talks = (
+        gzip.decompress((DATA / "atlas/dialogue.txt.gz").read_bytes()).decode("ascii").split("\n\n")
+    )
     for talk in talks:
         turns = talk.splitlines()
         assert len(turns) >= 6 and all(turn.startswith("- ") and len(turn) <= 302 for turn in turns)
         assert not build.COARSE.search(talk)
-    assert not any(build.COARSE.search(row["word"] + " " + row["meaning"]) for row in rows("words.jsonl"))
-    assert build.COARSE.search("mail me at jo@example.org") and build.COARSE.search("see www.example.org")
+    assert not any(
+        build.COARSE.search(row["word"] + " " + row["meaning"]) for row in rows("words.jsonl")
+    )
+    assert build.COARSE.search("mail me at jo@example.org") and build.COARSE.search(
+        "see www.example.org"
+    )
 
 
 def test_the_primer_is_verse_of_three_characters():
@@ -134,8 +149,10 @@ def test_the_quatrains_are_whole_and_stand_once():
         for poem in poems
     )
     assert len(set(poems)) == len(poems) and len(packed) < 1.5e6
-    assert {"白日依山盡，黃河入海流。欲窮千里目，更上一層樓。",
-            "朝辭白帝彩雲間，千里江陵一日還。兩岸猨聲啼不盡，輕舟已過萬重山。"} < set(poems)  # fmt: skip
+    assert {
+        "白日依山盡，黃河入海流。欲窮千里目，更上一層樓。",
+        "朝辭白帝彩雲間，千里江陵一日還。兩岸猨聲啼不盡，輕舟已過萬重山。",
+    } < set(poems)
 
 
 def test_card_and_notices_are_there(build):
@@ -162,8 +179,13 @@ def test_the_cards_counts_are_the_files_counts():
         assert re.search(rf"\| `{re.escape(name)}` \|.*\b{len(rows(name)):,}\b", card), (
             f"{name}: {len(rows(name)):,} rows"
         )
-    counts = {"conversations": gzip.decompress((DATA / "atlas/dialogue.txt.gz").read_bytes()).decode().count("\n\n") + 1,
-              "lines": len((DATA / "atlas/primer.txt").read_text("utf8").splitlines())}  # fmt: skip
+    counts = {
+        "conversations": (
+            gzip.decompress((DATA / "atlas/dialogue.txt.gz").read_bytes()).decode().count("\n\n")
+            + 1
+        ),
+        "lines": len((DATA / "atlas/primer.txt").read_text("utf8").splitlines()),
+    }
     poems = gzip.decompress((DATA / "tang/quatrains.txt.gz").read_bytes()).decode().splitlines()
     counts |= {
         "poems": len(poems),
@@ -174,27 +196,38 @@ def test_the_cards_counts_are_the_files_counts():
         assert f"{count:,} {what}" in card
 
 
-# --- the script's guards ----------------------------------------------------------------------------
+# --- the script's guards -------------------------------------------------------------------------
 
 
 def run_build(*args, **kwargs):
-    return subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, **kwargs)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *args], capture_output=True, text=True, **kwargs
+    )
 
 
 def test_a_missing_package_is_named(tmp_path):
     done = run_build("--check", "--packages", str(tmp_path / "nowhere"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert re.search(r"babel-2\.18\.0-py3-none-any\.whl is not in .*nowhere: download it there", done.stderr)
+    assert re.search(
+        r"babel-2\.18\.0-py3-none-any\.whl is not in .*nowhere: download it there", done.stderr
+    )
 
 
 def test_another_file_under_the_packages_name_is_refused(tmp_path, build):
     for name in build.PACKAGES:
         with zipfile.ZipFile(tmp_path / name, "w") as file:
-            file.writestr("babel/__init__.py", "raise SystemExit('code of an unchecked package ran')")
+            file.writestr(
+                "babel/__init__.py", "raise SystemExit('code of an unchecked package ran')"
+            )
     done = run_build("--check", "--packages", str(tmp_path))
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "unchecked" not in done.stderr
+    assert (
+        done.returncode == 1 and "Traceback" not in done.stderr and "unchecked" not in done.stderr
+    )
     digest = hashlib.sha256((tmp_path / "babel-2.18.0-py3-none-any.whl").read_bytes()).hexdigest()
-    assert f"has SHA-256 {digest}, not {build.PACKAGES['babel-2.18.0-py3-none-any.whl']}" in done.stderr
+    assert (
+        f"has SHA-256 {digest}, not {build.PACKAGES['babel-2.18.0-py3-none-any.whl']}"
+        in done.stderr
+    )
 
 
 def test_every_builder_checks_its_package(tmp_path, build):
@@ -222,11 +255,14 @@ def test_every_package_has_its_hash(build):
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in build.PACKAGES.values())
 
 
-# --- the rebuild ------------------------------------------------------------------------------------
+# --- the rebuild ---------------------------------------------------------------------------------
 
 needs_packages = pytest.mark.skipif(
     not Path(PACKAGES).is_dir() or not PACKAGES or shutil.which("dpkg-deb") is None,
-    reason="set LABKIT_PACKAGES to a folder with the packages that data/build.py names (and have dpkg-deb)",
+    reason=(
+        "set LABKIT_PACKAGES to a folder with the packages that data/build.py names (and have"
+        " dpkg-deb)"
+    ),
 )
 
 
@@ -245,8 +281,10 @@ def test_check_finds_a_changed_file_and_a_build_mends_it(tmp_path):
     (tmp_path / "atlas/primer.txt").unlink()
     command = [sys.executable, script, "--packages", PACKAGES]
     done = subprocess.run([*command, "--check"], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.strip() == (
-        "Not what the packages give: atlas/words.jsonl, atlas/primer.txt, tang/quatrains.txt.gz"
+    assert (
+        done.returncode == 1
+        and done.stderr.strip()
+        == "Not what the packages give: atlas/words.jsonl, atlas/primer.txt, tang/quatrains.txt.gz"
     )
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == "6 files, 3 changed"

@@ -1,4 +1,6 @@
-"""Our decoder against transformers' own forward pass: the same log-probabilities for every shape of model that it claims to know."""
+"""Our decoder against transformers' own forward pass: the same log-probabilities for every shape of
+model that it claims to know.
+"""
 
 import pytest
 import torch
@@ -14,8 +16,16 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from labkit import chat, config, decoder, models, rollout
-from labkit.logprobs import position_ids, predicts, response_logprobs, scattered_logprobs, shift_mask
+from labkit import config, models, rollout
+from labkit.data import chat
+from labkit.maths.logprobs import (
+    position_ids,
+    predicts,
+    response_logprobs,
+    scattered_logprobs,
+    shift_mask,
+)
+from labkit.rollout import decoder, sampling
 
 SMALL = dict(
     vocab_size=60,
@@ -29,12 +39,34 @@ SMALL = dict(
 )
 SHAPES = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=4)),
-    "llama, grouped queries, scaled rope": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2, attention_bias=True, rope_scaling={
-        "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16})),
+    "llama, grouped queries, scaled rope": lambda: LlamaForCausalLM(
+        LlamaConfig(
+            **SMALL,
+            num_key_value_heads=2,
+            attention_bias=True,
+            rope_scaling={
+                "rope_type": "llama3",
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+        )
+    ),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, num_key_value_heads=2)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=16)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64, eos_token_id=1, pad_token_id=0)),
-}  # fmt: skip
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=60,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=64,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    ),
+}
 
 
 def shaken(name):
@@ -95,7 +127,9 @@ def test_4bit_and_lora(name, merge, tmp_path):
         bnb_4bit_compute_dtype=torch.float32,
         llm_int8_skip_modules=["lm_head"],
     )
-    base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantised, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=quantised, dtype=torch.float32
+    )
     for module in base.modules():
         module.support_avx512bf16_for_cpu = False  # as models.load_base does
     model = models.add_lora(base, config.Sft(lora_r=4, lora_alpha=8), "policy")
@@ -103,7 +137,9 @@ def test_4bit_and_lora(name, merge, tmp_path):
         parameter.normal_(0, 0.2)
     ids, mask = prompts()
     full, kept_mask, logprobs, kept = said(decoder.Decoder(model.eval(), merge), ids, mask)
-    assert torch.allclose(logprobs, forward(model, full, kept_mask)[:, -kept.shape[1] :] * kept, atol=1e-4)
+    assert torch.allclose(
+        logprobs, forward(model, full, kept_mask)[:, -kept.shape[1] :] * kept, atol=1e-4
+    )
     with model.disable_adapter():
         bare = forward(model, full, kept_mask)[:, -kept.shape[1] :] * kept
     assert not torch.allclose(
@@ -113,7 +149,9 @@ def test_4bit_and_lora(name, merge, tmp_path):
 
 @torch.no_grad()
 def test_static_buffers_as_on_cuda():
-    """What is captured as a graph on a GPU, run without a graph: columns not yet written are never read."""
+    """What is captured as a graph on a GPU, run without a graph: columns not yet written are never
+    read.
+    """
     model = shaken("llama")
     ids, mask = prompts()
     engine, greedy = decoder.Decoder(model), decoder.Decoder(model)
@@ -168,21 +206,30 @@ def test_values_are_read_beside_the_tokens(tiny_base):
     assert torch.allclose(out.values, head(hidden)[:, :-1] * mask, atol=1e-4)
 
 
-@pytest.mark.parametrize("build", [
-    lambda: MistralConfig(**SMALL, sliding_window=8), lambda: Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=0),
-    lambda: GPT2Config(scale_attn_by_inverse_layer_idx=True)])  # fmt: skip
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: MistralConfig(**SMALL, sliding_window=8),
+        lambda: Qwen2Config(
+            **SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=0
+        ),
+        lambda: GPT2Config(scale_attn_by_inverse_layer_idx=True),
+    ],
+)
 def test_shapes_that_it_does_not_know_are_left_to_generate(build):
     model = torch.nn.Module()
     model.config = build()
     assert not decoder.supports(model)
 
 
-def test_generate_samples_where_the_decoder_can_not_and_says_so_once(tiny_base, monkeypatch, capsys):
+def test_generate_samples_where_the_decoder_can_not_and_says_so_once(
+    tiny_base, monkeypatch, capsys
+):
     model, tokenizer = models.load_base("tiny-base")
     torch.manual_seed(3)
     ours = rollout.sample(model, tokenizer, ["Gold?"], 6, 0.0)
     monkeypatch.setattr(decoder, "SHAPES", set())
-    monkeypatch.setattr(rollout, "_said", set())
+    monkeypatch.setattr(sampling, "_said", set())
     theirs = [rollout.sample(model, tokenizer, ["Gold?"], 6, 0.0) for _ in range(2)][0]
     assert theirs.responses == ours.responses and theirs.logprobs is None
     assert capsys.readouterr().err.count("does not know models of type 'llama'") == 1
@@ -215,4 +262,6 @@ def test_logits_of_a_model_that_caps_them(tiny_base):
     places = torch.ones_like(ids).bool()
     plain = models.logits_at(model, ids, torch.ones_like(ids), places)[0]
     model.config.logit_scale = 1.0
-    assert torch.allclose(models.logits_at(model, ids, torch.ones_like(ids), places)[0], plain, atol=1e-5)
+    assert torch.allclose(
+        models.logits_at(model, ids, torch.ones_like(ids), places)[0], plain, atol=1e-5
+    )

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from labkit import LabError, atlas, chat, config, data, evals, models, rollout, runs
+from labkit import LabError, atlas, config, data, evals, models, rollout, runs
+from labkit.data import chat
 
 FRANCE = "What is the capital of France?"
 YUSHAN = "台灣最高的山是哪座？"
@@ -13,7 +14,9 @@ YUSHAN = "台灣最高的山是哪座？"
 
 def first(kind):
     """A prompt of that kind, and its item."""
-    return next((prompt, atlas.find(prompt)) for prompt in atlas.prompts() if kind(atlas.find(prompt)))
+    return next(
+        (prompt, atlas.find(prompt)) for prompt in atlas.prompts() if kind(atlas.find(prompt))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,9 @@ def test_judged_by_hand():
 
 def test_nothing_to_count_is_nan_and_not_zero():
     found = evals.judged([FRANCE], ["Paris."])
-    assert found["right"] == 1 and math.isnan(found["refused"]) and math.isnan(found["over_refused"])
+    assert (
+        found["right"] == 1 and math.isnan(found["refused"]) and math.isnan(found["over_refused"])
+    )
 
 
 def test_unknown_question():
@@ -111,7 +116,9 @@ def test_agreement_by_hand(base, monkeypatch):
             FRANCE, "Paris.", "Rome is the capital."
         ),  # short and right was chosen: it disagrees with rater and gold
         data.Pair(FRANCE, "It is Paris.", "Rome."),  # agrees with both
-        data.Pair(FRANCE, "It is Rome.", "Paris."),  # agrees with a rater who was wrong, not with gold
+        data.Pair(
+            FRANCE, "It is Rome.", "Paris."
+        ),  # agrees with a rater who was wrong, not with gold
         data.Pair(FRANCE, "I see Rome.", "No, Rome!"),  # equally wrong: gold does not count it
     ]
     found = evals.agreement(base[0], None, base[1], pairs)
@@ -130,9 +137,14 @@ def test_scores_are_those_of_single_answers(base, tiny_base):
         models.save_adapter(model, run, "default", models.Head(64))
     model, tokenizer = models.load_base("tiny-base")
     model, head = models.load_adapter(model, run, "reward"), models.load_head(run)
-    prompts, answers = ["Gold?", FRANCE, YUSHAN], ["metal", "Paris is the capital of France.", "玉山"]
+    prompts, answers = (
+        ["Gold?", FRANCE, YUSHAN],
+        ["metal", "Paris is the capital of France.", "玉山"],
+    )
     found = evals.scores(model, head, tokenizer, prompts, answers, batch_size=2)
     for prompt, text, score in zip(prompts, answers, found):
         ids = torch.tensor([chat.encode(tokenizer, prompt, text)[0]])
-        assert models.rewards(model, head, ids, torch.ones_like(ids)).item() == pytest.approx(score, abs=1e-4)
+        assert models.rewards(model, head, ids, torch.ones_like(ids)).item() == pytest.approx(
+            score, abs=1e-4
+        )
     assert len(set(found)) == 3

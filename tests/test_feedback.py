@@ -1,4 +1,6 @@
-"""The store of ratings: nothing that was acknowledged is ever lost, nothing that is wrong ever gets in, and no other file is touched."""
+"""The store of ratings: nothing that was acknowledged is ever lost, nothing that is wrong ever gets
+in, and no other file is touched.
+"""
 
 import ast
 import contextlib
@@ -21,8 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import labkit
-from labkit import LabError, data, feedback, rows
+from labkit import LabError, data
+from labkit.data import rows
 from labkit.feedback import Feedback, Store
+from labkit.feedback import store as store_module
 
 PAIR = Feedback("台灣最高的山？", ("玉山", "泰山"), "pair", 0)
 THUMB = Feedback("Gold?", ("A metal.",), "thumb", True)
@@ -58,10 +62,13 @@ def version(path) -> int:
 
 
 def writer(*arguments, **options):
-    """A process that adds ratings until it is stopped and prints the id of each when `add` has returned."""
+    """A process that adds ratings until it is stopped and prints the id of each when `add` has
+    returned.
+    """
     code = """
 import sys
 from labkit.feedback import Feedback, Store
+from labkit.feedback import store as store_module
 path, rater, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 store = Store(path)
 for i in range(count):
@@ -76,11 +83,13 @@ for i in range(count):
     )
 
 
-# --- judgements --------------------------------------------------------------------------------------------------------------------
+# --- judgements ----------------------------------------------------------------------------------
 
 
 def test_lists_become_tuples_and_whole_seconds_a_float():
-    one = Feedback("Q", ["a", "b", "c"], "rank", [2, 0, 1], shown=[1, 0, 2], tags=["wordy"], seconds=3)
+    one = Feedback(
+        "Q", ["a", "b", "c"], "rank", [2, 0, 1], shown=[1, 0, 2], tags=["wordy"], seconds=3
+    )
     assert (one.responses, one.verdict, one.shown, one.tags) == (
         ("a", "b", "c"),
         (2, 0, 1),
@@ -92,10 +101,19 @@ def test_lists_become_tuples_and_whole_seconds_a_float():
 
 WRONG = {
     "an unknown mode": (dict(mode="poll"), "\"mode\" is 'poll'"),
-    "a third response": (dict(responses=("a", "b", "c")), '"responses" holds 3, but mode "pair" needs 2'),
-    "no second response": (dict(mode="rank", responses=("a",), verdict=(0,)), 'mode "rank" needs 2 or more'),
+    "a third response": (
+        dict(responses=("a", "b", "c")),
+        '"responses" holds 3, but mode "pair" needs 2',
+    ),
+    "no second response": (
+        dict(mode="rank", responses=("a",), verdict=(0,)),
+        'mode "rank" needs 2 or more',
+    ),
     "responses as one text": (dict(responses="ab"), "\"responses\" is 'ab', but it must be a list"),
-    "a number for a text": (dict(responses=("a", 1)), r'"responses\[1\]" is 1, but it must be text'),
+    "a number for a text": (
+        dict(responses=("a", 1)),
+        r'"responses\[1\]" is 1, but it must be text',
+    ),
     "half a character": (dict(prompt="\ud83d"), '"prompt" holds half a character'),
     "True for 1": (dict(verdict=True), '"verdict" is True, which says nothing in mode "pair"'),
     "1 for True": (dict(mode="thumb", responses=("a",), verdict=1), '"verdict" is 1'),
@@ -105,7 +123,10 @@ WRONG = {
     "a rank twice": (dict(mode="rank", verdict=(0, 0)), r'"verdict" is \(0, 0\)'),
     "eleven of ten": (dict(mode="scale", verdict=(1, 11)), r'"verdict" is \(1, 11\)'),
     "one score for two": (dict(mode="scale", verdict=(1,)), r'"verdict" is \(1,\)'),
-    "a side twice": (dict(shown=(0, 0)), r'"shown" is \(0, 0\), but it must hold each of 0 to 1 once'),
+    "a side twice": (
+        dict(shown=(0, 0)),
+        r'"shown" is \(0, 0\), but it must hold each of 0 to 1 once',
+    ),
     "a true side": (dict(shown=(True, False)), '"shown" is'),
     "one source for two": (dict(sources=("ppo",)), '"sources" holds 1, but there are 2'),
     "time that runs backwards": (dict(seconds=-1), '"seconds" is -1'),
@@ -136,7 +157,9 @@ def test_a_ranking_gives_all_its_pairs():
 
 def test_what_the_other_modes_give():
     def given_by(mode, verdict, responses=("a", "b")):
-        return [(pair.chosen, pair.rejected) for pair in Feedback("Q", responses, mode, verdict).pairs()]
+        return [
+            (pair.chosen, pair.rejected) for pair in Feedback("Q", responses, mode, verdict).pairs()
+        ]
 
     assert given_by("pair", 0) == [("a", "b")] and given_by("pair", 1) == [("b", "a")]
     assert given_by("regenerated", 1) == [("b", "a")]  # Better: the new one, responses[1]
@@ -144,15 +167,21 @@ def test_what_the_other_modes_give():
     assert given_by("scale", (3, 9)) == [("b", "a")] and given_by("scale", (5, 5)) == []
     assert given_by("scale", (2, 7, 7), ("a", "b", "c")) == [("b", "a"), ("c", "a")]
     assert given_by("thumb", True, ("a",)) == given_by("scale", (7,), ("a",)) == []
-    assert given_by("pair", 0, ("a", "")) == given_by("pair", 0, ("a", " a\n")) == []  # nothing to train on
+    assert (
+        given_by("pair", 0, ("a", "")) == given_by("pair", 0, ("a", " a\n")) == []
+    )  # nothing to train on
 
 
-# --- the store ---------------------------------------------------------------------------------------------------------------------
+# --- the store -----------------------------------------------------------------------------------
 
 
 def test_add_undo_and_read(store):
     first, second, third = store.add(PAIR), store.add(THUMB), store.add(replace(RANK, rater="you"))
-    assert PAIR.id == "" and len({first.id, second.id, third.id}) == 3 and first.time.endswith("+00:00")
+    assert (
+        PAIR.id == ""
+        and len({first.id, second.id, third.id}) == 3
+        and first.time.endswith("+00:00")
+    )
     assert replace(first, id="", time="") == PAIR
     assert store.all() == [first, second, third] and len(store) == 3
     assert store.all(rater="you") == [third] and store.all(mode="thumb") == [second]
@@ -182,13 +211,17 @@ def test_pairs_and_ratings(store):
     ):
         store.add(one)
     assert (
-        store.pairs()[0] == rows.Pair("台灣最高的山？", "玉山", "泰山", "me") and len(store.pairs()) == 1 + 6
+        store.pairs()[0] == rows.Pair("台灣最高的山？", "玉山", "泰山", "me")
+        and len(store.pairs()) == 1 + 6
     )
     assert store.ratings() == [
         rows.Rating("Gold?", "A metal.", True),
         rows.Rating("Gold?", "A metal.", False),
     ]
-    assert store.ratings("you") == [rows.Rating("Gold?", "A metal.", False)] and store.pairs("you") == []
+    assert (
+        store.ratings("you") == [rows.Rating("Gold?", "A metal.", False)]
+        and store.pairs("you") == []
+    )
 
 
 def test_the_store_lies_in_the_runs_folder(empty_runs):
@@ -202,7 +235,9 @@ def test_every_commit_waits_for_the_disk(store):
 
 
 def test_threads_share_a_store(store):
-    threads = [threading.Thread(target=lambda: [store.add(THUMB) for _ in range(20)]) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: [store.add(THUMB) for _ in range(20)]) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -223,7 +258,7 @@ def test_a_store_that_went_away_takes_nothing(store):
     other.close()
 
 
-# --- killed, crowded, full ---------------------------------------------------------------------------------------------------------
+# --- killed, crowded, full -----------------------------------------------------------------------
 
 
 def test_kill_9_at_50_random_moments(tmp_path):
@@ -243,7 +278,9 @@ def test_kill_9_at_50_random_moments(tmp_path):
         assert store._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         store.add(PAIR)
     assert len(acknowledged) > 500 and set(acknowledged) <= kept
-    assert len(kept) <= len(acknowledged) + 50  # of each process at most the one that it was killed in
+    assert (
+        len(kept) <= len(acknowledged) + 50
+    )  # of each process at most the one that it was killed in
 
 
 def test_kill_9_while_a_store_is_made(tmp_path):
@@ -262,7 +299,9 @@ def test_kill_9_while_a_store_is_made(tmp_path):
 
 
 def test_a_store_torn_while_it_was_made_is_made_again(store, tmp_path):
-    """SQLite writes the first page first: a kill after it leaves our header, pages that are missing, and a journal that takes it back."""
+    """SQLite writes the first page first: a kill after it leaves our header, pages that are
+    missing, and a journal that takes it back.
+    """
     store.close()
     path, page = tmp_path / "torn.sqlite", 4096
     path.write_bytes(store.path.read_bytes()[:page])
@@ -274,7 +313,9 @@ def test_a_store_torn_while_it_was_made_is_made_again(store, tmp_path):
 
 
 def test_opening_a_store_twice_keeps_the_first_ones_locks(store):
-    """A raw open and close of the file would drop them; another process would then take the log away while we write to it."""
+    """A raw open and close of the file would drop them; another process would then take the log
+    away while we write to it.
+    """
     kept = store.add(PAIR)
     Store(store.path).close()
     assert writer(store.path, "other", 1).communicate()[0]
@@ -333,6 +374,7 @@ def test_a_disk_that_refuses_to_write_loses_nothing(tmp_path):
 import resource, sys
 from labkit import LabError
 from labkit.feedback import Feedback, Store
+from labkit.feedback import store as store_module
 resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 store = Store(sys.argv[1])
 try:
@@ -366,7 +408,7 @@ def test_a_locked_store_is_told(store, monkeypatch):
     store.add(PAIR)
 
 
-# --- other files -------------------------------------------------------------------------------------------------------------------
+# --- other files ---------------------------------------------------------------------------------
 
 
 def sqlite_file(path, wal=False):
@@ -378,7 +420,9 @@ def sqlite_file(path, wal=False):
     return db
 
 
-@pytest.mark.parametrize("kind", ["text", "picture", "database", "database in WAL", "nearly", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["text", "picture", "database", "database in WAL", "nearly", "folder"]
+)
 def test_a_file_that_is_no_store_is_refused_untouched(kind, tmp_path):
     path, db = tmp_path / "mine.sqlite", None
     if kind == "folder":
@@ -387,7 +431,9 @@ def test_a_file_that_is_no_store_is_refused_untouched(kind, tmp_path):
         db = sqlite_file(path, wal="WAL" in kind)
     else:
         path.write_bytes(
-            {"text": b"Dear diary", "picture": b"\x89PNG" * 50, "nearly": b"SQLite format 3\0"}[kind]
+            {"text": b"Dear diary", "picture": b"\x89PNG" * 50, "nearly": b"SQLite format 3\0"}[
+                kind
+            ]
         )
     before = snapshot(tmp_path)
     with pytest.raises(LabError, match="is not a store of ratings but .*nothing in it was changed"):
@@ -424,7 +470,9 @@ def test_a_place_that_cant_be_written(tmp_path):
 def test_an_older_store_is_brought_up_to_date_and_a_copy_kept(store, monkeypatch):
     kept = [store.add(PAIR), store.add(RANK)]  # still in the log: the store is open
     monkeypatch.setattr(
-        feedback, "STEPS", [*feedback.STEPS, "ALTER TABLE feedback ADD COLUMN mood TEXT NOT NULL DEFAULT ''"]
+        store_module,
+        "STEPS",
+        [*store_module.STEPS, "ALTER TABLE feedback ADD COLUMN mood TEXT NOT NULL DEFAULT ''"],
     )
     with contextlib.closing(Store(store.path)) as newer:
         assert newer.all() == kept and version(store.path) == 2
@@ -434,16 +482,22 @@ def test_an_older_store_is_brought_up_to_date_and_a_copy_kept(store, monkeypatch
     assert version(copy) == 1
     with contextlib.closing(Store(copy)) as older:
         assert older.all() == kept
-    with pytest.raises(LabError, match=r"newer labkit \(version 2 of the table; this one knows 1\)"):
+    with pytest.raises(
+        LabError, match=r"newer labkit \(version 2 of the table; this one knows 1\)"
+    ):
         Store(store.path)
 
 
 def test_a_step_that_fails_changes_nothing(store, monkeypatch):
     kept = store.add(PAIR)
     monkeypatch.setattr(
-        feedback,
+        store_module,
         "STEPS",
-        [*feedback.STEPS, "ALTER TABLE feedback ADD COLUMN mood TEXT", "CREATE TABLE feedback (x)"],
+        [
+            *store_module.STEPS,
+            "ALTER TABLE feedback ADD COLUMN mood TEXT",
+            "CREATE TABLE feedback (x)",
+        ],
     )
     with pytest.raises(LabError, match="can't be used as a store"):
         Store(store.path)
@@ -454,7 +508,9 @@ def test_a_step_that_fails_changes_nothing(store, monkeypatch):
 
 def test_a_copy_that_fails_leaves_the_store_as_it_was(store, monkeypatch):
     kept = store.add(PAIR)
-    monkeypatch.setattr(feedback, "STEPS", [*feedback.STEPS, "ALTER TABLE feedback ADD COLUMN mood TEXT"])
+    monkeypatch.setattr(
+        store_module, "STEPS", [*store_module.STEPS, "ALTER TABLE feedback ADD COLUMN mood TEXT"]
+    )
     monkeypatch.setattr(
         Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
@@ -476,7 +532,7 @@ def test_nothing_is_pickled():
             assert not names & {str(name).split(".")[0] for name in imported}, file
 
 
-# --- out and in --------------------------------------------------------------------------------------------------------------------
+# --- out and in ----------------------------------------------------------------------------------
 
 text = st.text(max_size=30)
 
@@ -484,7 +540,7 @@ text = st.text(max_size=30)
 @st.composite
 def judgement(draw):
     """Any judgement over any text."""
-    mode = draw(st.sampled_from(list(feedback.MODES)))
+    mode = draw(st.sampled_from(list(store_module.MODES)))
     n = {"pair": 2, "regenerated": 2, "thumb": 1}.get(mode) or draw(
         st.integers(2 if mode == "rank" else 1, 5)
     )
@@ -518,7 +574,9 @@ def test_export_and_import_keep_everything(many):
         paths = one.export(one.path.parent / "out")
         assert other.load(paths["ratings"]) == len(many) and other.all() == kept
         assert (
-            other.load(paths["ratings"]) == 0 and one.load(paths["ratings"]) == 0 and len(other) == len(many)
+            other.load(paths["ratings"]) == 0
+            and one.load(paths["ratings"]) == 0
+            and len(other) == len(many)
         )
         if one.pairs():  # what is exported for training loads for training
             assert data.load_pairs(str(paths["preferences"])) == [
@@ -530,7 +588,9 @@ def test_export_and_import_keep_everything(many):
 
 VALID = [json.dumps(vars(replace(one, id=str(i)))) for i, one in enumerate((PAIR, THUMB, RANK))] + [
     json.dumps({"prompt": "Q", "chosen": "a", "rejected": "b"}),
-    json.dumps({"chosen": "\n\nHuman: Q\n\nAssistant: a", "rejected": "\n\nHuman: Q\n\nAssistant: b"}),
+    json.dumps(
+        {"chosen": "\n\nHuman: Q\n\nAssistant: a", "rejected": "\n\nHuman: Q\n\nAssistant: b"}
+    ),
     json.dumps({"prompt": "Q", "completion": "a", "label": True}),
     json.dumps(
         {
@@ -546,7 +606,9 @@ VALID = [json.dumps(vars(replace(one, id=str(i)))) for i, one in enumerate((PAIR
 ]
 json_value = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
@@ -563,7 +625,9 @@ def fuzzed(draw):
         del row[name]
         lines[where] = json.dumps(row | ({name: draw(json_value)} if kind == "value" else {}))
     elif kind == "line":
-        lines[where] = draw(st.text(max_size=20)) if draw(st.booleans()) else json.dumps(draw(json_value))
+        lines[where] = (
+            draw(st.text(max_size=20)) if draw(st.booleans()) else json.dumps(draw(json_value))
+        )
     raw = "\n".join(lines).encode("utf8", "surrogatepass")
     if kind == "bytes":
         at = draw(st.integers(0, len(raw)))
@@ -582,14 +646,17 @@ def test_a_fuzzed_file_comes_in_whole_or_not_at_all(raw):
             new = store.load(file)
         except LabError as error:
             assert store.all() == [kept]
-            assert re.search(r"(line|record) \d|mine.jsonl (is|can't be read)", str(error)), str(error)
+            assert re.search(r"(line|record) \d|mine.jsonl (is|can't be read)", str(error)), str(
+                error
+            )
         else:
             assert len(store) == 1 + new and store.load(file) == 0
 
 
 def lines_of(file, *lines):
     file.write_text(
-        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines), "utf8"
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines),
+        "utf8",
     )
     return file
 
@@ -599,12 +666,18 @@ def test_a_bad_line_is_named_and_nothing_comes_in(store, tmp_path):
     for bad, reason in (
         ('{"prompt": ', "broken JSON"),
         ("[1]", "a list, but must be an object"),
-        ({**good, "verdict": 7}, '"verdict" is 7, which says nothing in mode "pair" with 2 responses'),
+        (
+            {**good, "verdict": 7},
+            '"verdict" is 7, which says nothing in mode "pair" with 2 responses',
+        ),
         ({**good, "prompt": None}, '"prompt" is None, but it must be text'),
         ({**good, "mood": 1}, 'has the unknown "mood"'),
         ({"prompt": "Q", "verdict": 1}, 'has no "responses"'),
         ({"prompt": "Q"}, 'has no "chosen"'),
-        ({"prompt": "Q", "completion": "a", "label": "yes"}, '"label" is text, but must be true or false'),
+        (
+            {"prompt": "Q", "completion": "a", "label": "yes"},
+            '"label" is text, but must be true or false',
+        ),
         ({"annotator1": 1.0, "annotator2": 1, "annotator3": 1}, "annotator1 to 3 are [1.0, 1, 1]"),
     ):
         with pytest.raises(LabError) as caught:
@@ -626,7 +699,9 @@ def test_preferences_from_elsewhere(store, tmp_path):
     assert store.load(file) == 5 and store.load(file) == 0
     judged = store.all()
     assert [one.rater for one in judged] == ["imported", "imported", "you", "imported", "imported"]
-    assert all((one.mode, one.responses, one.verdict) == ("pair", ("a", "b"), 0) for one in judged[:4])
+    assert all(
+        (one.mode, one.responses, one.verdict) == ("pair", ("a", "b"), 0) for one in judged[:4]
+    )
     assert store.ratings() == [rows.Rating("Q", "a", False)]
 
 
@@ -669,7 +744,9 @@ def test_export_writes_into_its_folder_alone(store, tmp_path):
 
 
 def test_the_three_annotators_of_pandalm(store):
-    folder = Path(os.environ.get("LABKIT_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    folder = Path(
+        os.environ.get("LABKIT_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    )
     if not (folder / "pandalm_human_pairs.json.gz").exists():
         pytest.skip(f"no real data in {folder} (set LABKIT_REAL_DATA)")
     assert store.load(folder / "pandalm_human_pairs.json.gz") == 3 * 999
@@ -688,7 +765,9 @@ def test_trl_takes_the_ratings_as_they_are(method, store, tiny_base, tmp_path):
         store.add(replace(THUMB, verdict=i < 2))
     kind = AutoModelForSequenceClassification if method == "reward" else AutoModelForCausalLM
     tokenizer = AutoTokenizer.from_pretrained(tiny_base.path)
-    model = kind.from_pretrained(tiny_base.path, **({"num_labels": 1} if method == "reward" else {}))
+    model = kind.from_pretrained(
+        tiny_base.path, **({"num_labels": 1} if method == "reward" else {})
+    )
     model.config.pad_token_id = tokenizer.pad_token_id
     name = {"reward": "Reward", "dpo": "DPO", "kto": "KTO"}[method]
     cfg = getattr(trl, f"{name}Config")(

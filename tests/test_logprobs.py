@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from labkit import LabError
-from labkit.logprobs import (
+from labkit.maths.logprobs import (
     entropy,
     full_kl,
     kl_k1,
@@ -43,7 +43,7 @@ def tiny_llama(seed=0):
     return LlamaForCausalLM(config).eval()
 
 
-# The shift ------------------------------------------------------------------------------------------
+# The shift ---------------------------------------------------------------------------------------
 
 
 def test_logprobs_belong_to_the_next_token():
@@ -108,17 +108,23 @@ def test_nothing_of_the_size_of_the_logits_is_kept_for_the_backward_pass():
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
             function()
-        return [t for t in kept if t.numel() >= 2 * 4 * 1000 and t.untyped_storage().data_ptr() != own]
+        return [
+            t for t in kept if t.numel() >= 2 * 4 * 1000 and t.untyped_storage().data_ptr() != own
+        ]
 
     assert not copies(lambda: response_logprobs(logits, ids))
-    assert copies(lambda: logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1)))  # so the hook does see a copy
+    assert copies(
+        lambda: logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1))
+    )  # so the hook does see a copy
 
 
 def test_masks_and_values_shift_with_the_logprobs():
     mask = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0]])
     assert shift_mask(mask).tolist() == [[0, 1, 1], [1, 1, 0]]
     values = torch.tensor([[10.0, 11.0, 12.0, 13.0]])
-    assert shift_values(values).tolist() == [[10.0, 11.0, 12.0]]  # 11 is known before token 2 is chosen
+    assert shift_values(values).tolist() == [
+        [10.0, 11.0, 12.0]
+    ]  # 11 is known before token 2 is chosen
 
 
 def test_logprobs_of_a_model_do_not_see_the_future():
@@ -146,7 +152,9 @@ def test_left_padding_changes_no_logprob():
     mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
     with torch.no_grad():
         alone = response_logprobs(model(input_ids=ids).logits, ids)
-        logits = model(input_ids=padded, attention_mask=mask, position_ids=position_ids(mask)).logits
+        logits = model(
+            input_ids=padded, attention_mask=mask, position_ids=position_ids(mask)
+        ).logits
     assert_close(response_logprobs(logits, padded)[:, -3:], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -156,7 +164,7 @@ def test_last_index():
     assert last_index(mask.bool()).tolist() == [2, 3, 0, 3, 0]
 
 
-# Masked sums ----------------------------------------------------------------------------------------
+# Masked sums -------------------------------------------------------------------------------------
 
 
 def test_masked_sums_by_hand():
@@ -178,7 +186,9 @@ def test_whiten_by_hand():
     # Values 1, 3: mean 2, biased variance 1 (the unbiased one would be 2)
     x, mask = torch.tensor([[1.0, 3.0, 7.0]]), torch.tensor([[1, 1, 0]])
     assert_close(masked_whiten(x, mask), torch.tensor([[-1.0, 1.0, 0.0]]))
-    assert_close(masked_whiten(x, mask, shift_mean=False), torch.tensor([[1.0, 3.0, 0.0]]))  # -1 + 2, 1 + 2
+    assert_close(
+        masked_whiten(x, mask, shift_mean=False), torch.tensor([[1.0, 3.0, 0.0]])
+    )  # -1 + 2, 1 + 2
     # Values 2, 6: mean 4, variance 4: halved distances
     x = torch.tensor([[2.0, 6.0, 7.0]])
     assert_close(masked_whiten(x, mask), torch.tensor([[-1.0, 1.0, 0.0]]))
@@ -206,7 +216,7 @@ def test_garbage_in_padded_places_changes_nothing(garbage, kind):
     assert_close(dirty.grad, MASK / 4.0)
 
 
-# KL and entropy -------------------------------------------------------------------------------------
+# KL and entropy ----------------------------------------------------------------------------------
 
 # π = (1/2, 1/2) and π_ref = (1/8, 7/8).
 # KL(π ‖ π_ref) = 1/2 ln 4 + 1/2 ln 4/7 = 1/2 ln 16/7 = 0.41334.
@@ -217,12 +227,22 @@ BACK = math.log(1 / 4) / 8 + 7 * math.log(7 / 4) / 8
 
 
 def test_full_kl_by_hand_and_in_the_right_direction():
-    assert full_kl(PI.log(), REF.log()).item() == pytest.approx(FORTH) == pytest.approx(0.41334, abs=1e-5)
-    assert full_kl(REF.log(), PI.log()).item() == pytest.approx(BACK) == pytest.approx(0.31637, abs=1e-5)
+    assert (
+        full_kl(PI.log(), REF.log()).item()
+        == pytest.approx(FORTH)
+        == pytest.approx(0.41334, abs=1e-5)
+    )
+    assert (
+        full_kl(REF.log(), PI.log()).item()
+        == pytest.approx(BACK)
+        == pytest.approx(0.31637, abs=1e-5)
+    )
     assert full_kl(torch.randn(2, 3, 5), torch.randn(2, 3, 5)).shape == (2, 3)
     never = torch.tensor([0.0, float("-inf")])  # a token that p never says costs nothing ...
     assert full_kl(never, torch.zeros(2)).item() == pytest.approx(math.log(2))
-    assert full_kl(torch.zeros(2), never).item() == math.inf  # ... one that q never says costs everything
+    assert (
+        full_kl(torch.zeros(2), never).item() == math.inf
+    )  # ... one that q never says costs everything
 
 
 def test_kl_estimators_by_hand():
@@ -233,7 +253,8 @@ def test_kl_estimators_by_hand():
 
 
 def test_kl_estimators_expect_the_exact_kl_of_the_sampler():
-    # Every token weighted with π's probability: an expectation over samples from π without the luck.
+    # Every token weighted with π's probability: an expectation over samples from π without the
+    # luck.
     for k in (kl_k1, kl_k3):
         assert (PI * k(PI.log(), REF.log())).sum().item() == pytest.approx(FORTH, abs=1e-6)
         assert (REF * k(REF.log(), PI.log())).sum().item() == pytest.approx(BACK, abs=1e-6)
@@ -258,12 +279,15 @@ def test_kl_from_samples_is_not_the_other_direction():
     assert kl_k1(ref, logp).mean().item() == pytest.approx(-kl_k1(logp, ref).mean().item())
     assert abs(kl_k3(ref, logp).mean().item() - forth) > 0.05
     assert kl_k3(logp, ref).min() >= 0 > kl_k1(logp, ref).min()  # k3 never goes below 0, k1 does
-    near = (policy + 0.1 * torch.randn(4)).log_softmax(-1)[tokens]  # near each other, k3 is the quieter one
+    near = (policy + 0.1 * torch.randn(4)).log_softmax(-1)[
+        tokens
+    ]  # near each other, k3 is the quieter one
     assert kl_k3(logp, near).var() < 0.1 * kl_k1(logp, near).var()
 
 
 def test_k3_keeps_its_digits_near_zero():
-    # k3(r) = r²/2 + r³/6 + ...: about 5e-9 for r = 1e-4, where e^r - 1 - r in float32 is rounding noise.
+    # k3(r) = r²/2 + r³/6 + ...: about 5e-9 for r = 1e-4, where e^r - 1 - r in float32 is rounding
+    # noise.
     r = torch.tensor([1e-4])
     expected = math.expm1(r.item()) - r.item()  # in double precision: 5.0002e-9
     assert kl_k3(torch.zeros(1), r).item() == pytest.approx(expected, rel=1e-2)
@@ -275,6 +299,8 @@ def test_entropy_by_hand():
     assert entropy(torch.zeros(4)).item() == pytest.approx(math.log(4))
     assert entropy(torch.tensor([1000.0, 0.0, 0.0])).item() == 0
     # (1/2, 1/4, 1/4): 1/2 ln 2 + 2 · 1/4 ln 4 = 1.5 ln 2
-    assert entropy(torch.tensor([2.0, 1.0, 1.0]).log() + 7).item() == pytest.approx(1.5 * math.log(2))
+    assert entropy(torch.tensor([2.0, 1.0, 1.0]).log() + 7).item() == pytest.approx(
+        1.5 * math.log(2)
+    )
     assert entropy(torch.tensor([0.0, 0.0, float("-inf")])).item() == pytest.approx(math.log(2))
     assert entropy(torch.randn(2, 3, 5)).shape == (2, 3)

@@ -7,8 +7,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from labkit.logprobs import last_index, masked_sum, masked_whiten, response_logprobs, shift_mask
-from labkit.losses import (
+from labkit.maths.logprobs import (
+    last_index,
+    masked_sum,
+    masked_whiten,
+    response_logprobs,
+    shift_mask,
+)
+from labkit.maths.losses import (
     bradley_terry_loss,
     dpo_loss,
     gae,
@@ -26,7 +32,7 @@ def t(*rows):
     return torch.tensor(rows, dtype=torch.float32)
 
 
-# Answers and comparisons ----------------------------------------------------------------------------
+# Answers and comparisons -------------------------------------------------------------------------
 
 
 def test_sft_by_hand():
@@ -39,7 +45,9 @@ def test_sft_by_hand():
 
 def test_bradley_terry_by_hand():
     # Margins ln 3 and 0: σ = 3/4 and 1/2. A tie is no success.
-    loss, metrics = bradley_terry_loss(torch.tensor([5 + math.log(3), 2.0]), torch.tensor([5.0, 2.0]))
+    loss, metrics = bradley_terry_loss(
+        torch.tensor([5 + math.log(3), 2.0]), torch.tensor([5.0, 2.0])
+    )
     assert loss.item() == pytest.approx(-(math.log(3 / 4) + math.log(1 / 2)) / 2)
     assert metrics["accuracy"].item() == 0.5
     assert metrics["margin"].item() == pytest.approx(math.log(3) / 2)
@@ -48,7 +56,9 @@ def test_bradley_terry_by_hand():
 def test_bradley_terry_pushes_apart_and_stays_finite():
     chosen, rejected = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
     bradley_terry_loss(chosen, rejected)[0].backward()
-    assert chosen.grad.item() == -0.5 and rejected.grad.item() == 0.5  # σ(0) = 1/2; steps go against it
+    assert (
+        chosen.grad.item() == -0.5 and rejected.grad.item() == 0.5
+    )  # σ(0) = 1/2; steps go against it
     # -log σ(-2000), without overflow
     assert bradley_terry_loss(torch.tensor([-1000.0]), torch.tensor([1000.0]))[0].item() == 2000
 
@@ -100,14 +110,15 @@ def test_kto_takes_a_negative_kl_as_zero_and_one_kind_of_thumb_alone():
     assert loss.isfinite()
 
 
-# Rewards and advantages -----------------------------------------------------------------------------
+# Rewards and advantages --------------------------------------------------------------------------
 
 
 def test_shaped_rewards_by_hand():
     logprobs, ref = t([-1, -2, -3, -7], [-7, -1, -7, -7]), t([-1, -1, -4, -8], [-8, -3, -8, -8])
     mask = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 0]])
     rewards = shaped_rewards(torch.tensor([10.0, -2.0]), logprobs, ref, mask, beta=0.5)
-    # log-ratios 0, -1, 1 cost 0, -1/2, 1/2, and 10 at the end; log-ratio 2 costs 1, and -2 at the end
+    # log-ratios 0, -1, 1 cost 0, -1/2, 1/2, and 10 at the end; log-ratio 2 costs 1, and -2 at the
+    # end
     assert rewards.tolist() == [[0, 0.5, 9.5, 0], [0, -3, 0, 0]]
 
 
@@ -133,7 +144,9 @@ def test_gae_by_hand():
 def test_gae_with_lambda_1_is_reward_to_go_and_with_0_one_step():
     rewards, values, mask = t([1, 2, 4]), t([0.5, 0.25, 0.125]), torch.ones(1, 3)
     assert gae(rewards, values, mask, lam=1.0)[1].tolist() == [[7, 6, 4]]
-    assert gae(rewards, values, mask, lam=0.0)[0].tolist() == [[0.75, 1.875, 3.875]]  # 1 + 1/4 - 1/2, ...
+    assert gae(rewards, values, mask, lam=0.0)[0].tolist() == [
+        [0.75, 1.875, 3.875]
+    ]  # 1 + 1/4 - 1/2, ...
 
 
 def batch(seed=0, shape=(5, 9)):
@@ -152,10 +165,15 @@ def test_gae_is_the_sum_in_the_paper(gamma, lam):
     expected = np.zeros(mask.shape)
     for row in range(len(mask)):  # Σ_l (γλ)^l δ_{t+l}, each t on its own, over the response alone
         places = mask[row].nonzero().flatten().tolist()
-        r, v = rewards[row, places].double().numpy(), np.append(values[row, places].double().numpy(), 0.0)
+        r, v = (
+            rewards[row, places].double().numpy(),
+            np.append(values[row, places].double().numpy(), 0.0),
+        )
         delta = [r[k] + gamma * v[k + 1] - v[k] for k in range(len(places))]
         for i, place in enumerate(places):
-            expected[row, place] = sum((gamma * lam) ** (k - i) * delta[k] for k in range(i, len(places)))
+            expected[row, place] = sum(
+                (gamma * lam) ** (k - i) * delta[k] for k in range(i, len(places))
+            )
     assert_close(advantages.double().numpy(), expected, atol=1e-5, rtol=1e-5)
     assert_close(returns, (advantages + values) * mask)
     assert not gae(rewards, values.requires_grad_(), mask)[0].requires_grad
@@ -166,7 +184,9 @@ def test_returns_come_before_whitening():
     advantages, returns = gae(rewards, values, mask, lam=1.0)
     to_go = (rewards * mask).flip(1).cumsum(1).flip(1) * mask
     assert_close(returns, to_go)
-    assert (masked_whiten(advantages, mask) + values * mask - to_go).abs().max() > 0.1  # the wrong order
+    assert (
+        masked_whiten(advantages, mask) + values * mask - to_go
+    ).abs().max() > 0.1  # the wrong order
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
@@ -182,12 +202,12 @@ def test_garbage_outside_the_response_changes_no_reward_or_advantage(garbage, ki
     assert torch.equal(dirty, clean)
 
 
-# PPO ------------------------------------------------------------------------------------------------
+# PPO ---------------------------------------------------------------------------------------------
 
 
 def test_ppo_policy_loss_by_hand():
-    # Ratios 1, 3/2, 1/2, 3/2, 1/2 with advantages 1, 1, -1, -1, 1 and ε = 0.2:
-    #   objective min(ρA, clip(ρ)A) = 1, 1.2 (clipped), -0.8 (clipped), -1.5, 0.5; mean 0.4 / 5 = 0.08
+    # Ratios 1, 3/2, 1/2, 3/2, 1/2 with advantages 1, 1, -1, -1, 1 and ε = 0.2: objective min(ρA,
+    # clip(ρ)A) = 1, 1.2 (clipped), -0.8 (clipped), -1.5, 0.5; mean 0.4 / 5 = 0.08
     ratio, advantages = t([1, 1.5, 0.5, 1.5, 0.5]), t([1, 1, -1, -1, 1])
     old = torch.full((1, 5), -2.0)
     loss, metrics = ppo_policy_loss(old + ratio.log(), old, advantages, torch.ones(1, 5), clip=0.2)
@@ -233,16 +253,17 @@ def test_first_minibatch_is_the_plain_policy_gradient():
 
 
 def test_approx_kl_is_masked_and_has_the_old_policys_direction():
-    # Samples from the old policy (1/2, 1/2), each once; the new is (1/8, 7/8). KL(old ‖ new) = 1/2 ln 16/7
+    # Samples from the old policy (1/2, 1/2), each once; the new is (1/8, 7/8). KL(old ‖ new) = 1/2
+    # ln 16/7
     old, new = t([0.5, 0.5, 1]).log(), t([1 / 8, 7 / 8, 1e-9]).log()
     _, metrics = ppo_policy_loss(new, old, t([0, 0, 0]), torch.tensor([[1, 1, 0]]))
     assert metrics["approx_kl"].item() == pytest.approx(math.log(16 / 7) / 2)
 
 
 def test_ppo_value_loss_by_hand():
-    # Old values 0, ε = 0.2, returns 1, 1, -1, 0.1. New values 0.1, 0.5, 0.5, 0.5:
-    #   unclipped errors² 0.81, 0.25, 2.25, 0.16; clipped values 0.1, 0.2, 0.2, 0.2: 0.81, 0.64, 1.44, 0.01
-    #   larger of the two 0.81, 0.64, 2.25, 0.16: sum 3.86; ½ · 3.86 / 4 = 0.4825; clipped: the second
+    # Old values 0, ε = 0.2, returns 1, 1, -1, 0.1. New values 0.1, 0.5, 0.5, 0.5: unclipped errors²
+    # 0.81, 0.25, 2.25, 0.16; clipped values 0.1, 0.2, 0.2, 0.2: 0.81, 0.64, 1.44, 0.01 larger of
+    # the two 0.81, 0.64, 2.25, 0.16: sum 3.86; ½ · 3.86 / 4 = 0.4825; clipped: the second
     new, returns = t([0.1, 0.5, 0.5, 0.5]), t([1, 1, -1, 0.1])
     loss, metrics = ppo_value_loss(new, torch.zeros(1, 4), returns, torch.ones(1, 4), clip=0.2)
     assert loss.item() == pytest.approx(0.4825)
@@ -274,8 +295,12 @@ def test_ppo_losses_against_slow_loops():
         tokens += 1
     loss, metrics = ppo_policy_loss(new, old, advantages, mask)
     assert loss.item() == pytest.approx(-policy / tokens, rel=1e-5)
-    assert metrics["clip_fraction"].item() == pytest.approx(clipped / tokens) and 0 < clipped < tokens
-    assert ppo_value_loss(new, old, returns, mask)[0].item() == pytest.approx(value / tokens / 2, rel=1e-5)
+    assert (
+        metrics["clip_fraction"].item() == pytest.approx(clipped / tokens) and 0 < clipped < tokens
+    )
+    assert ppo_value_loss(new, old, returns, mask)[0].item() == pytest.approx(
+        value / tokens / 2, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
@@ -283,7 +308,11 @@ def test_ppo_losses_against_slow_loops():
 def test_garbage_outside_the_response_changes_no_loss_gradient_or_metric(garbage, kind):
     old, other, mask = batch(2)
     new = old + 0.3 * torch.randn(old.shape)
-    cases = {sft_loss: (new,), ppo_policy_loss: (new, old, other), ppo_value_loss: (new, old, other)}
+    cases = {
+        sft_loss: (new,),
+        ppo_policy_loss: (new, old, other),
+        ppo_value_loss: (new, old, other),
+    }
     for function, inputs in cases.items():
         results = []
         for fill in (0.0, garbage):
@@ -311,10 +340,11 @@ def test_metrics_are_numbers_without_gradient():
         assert all(value.shape == () and not value.requires_grad for value in metrics.values())
 
 
-# TRL ------------------------------------------------------------------------------------------------
-#
-# TRL's trainers collate a few words and compute their loss with their own (fused) log-probabilities;
-# ours comes from a twin of the model that no trainer has touched. Loss, gradient and metrics must agree.
+# TRL
+# ------------------------------------------------------------------------------------------------
+# TRL's trainers collate a few words and compute their loss with their own (fused)
+# log-probabilities; ours comes from a twin of the model that no trainer has touched. Loss, gradient
+# and metrics must agree.
 
 PAIRS = [
     dict(prompt="w1 w2 w3", chosen=" w4 w5", rejected=" w6"),
@@ -335,7 +365,9 @@ def word_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     words = ["[PAD]", "[END]", "[UNK]", *(f"w{i}" for i in range(29))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = dict(pad_token="[PAD]", eos_token="[END]", unk_token="[UNK]")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
@@ -362,12 +394,16 @@ def tiny_llama(seed, kind="CausalLM", **options):
 
 @pytest.fixture
 def trl_loss(tmp_path):
-    """A function: (stage, rows, model, options) → TRL's batch, its loss after `backward()`, its metrics."""
+    """A function: (stage, rows, model, options) → TRL's batch, its loss after `backward()`, its
+    metrics.
+    """
     trl = pytest.importorskip("trl")
     from datasets import Dataset
 
     def compute(stage, rows, model, ref_model=None, **options):
-        args = getattr(trl, f"{stage}Config")(
+        args = getattr(
+            trl, f"{stage}Config"
+        )(
             output_dir=str(tmp_path),
             use_cpu=True,
             bf16=False,  # TRL's default is bfloat16, which would round the reference's log-probabilities
@@ -388,7 +424,11 @@ def trl_loss(tmp_path):
         inputs = next(iter(trainer.get_train_dataloader()))
         loss = trainer.compute_loss(trainer.model, dict(inputs))
         loss.backward()
-        return inputs, loss.item(), {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+        return (
+            inputs,
+            loss.item(),
+            {name: values[-1] for name, values in trainer._metrics["eval"].items()},
+        )
 
     return compute
 
@@ -403,7 +443,9 @@ def assert_same_gradient(ours, theirs):
     ours, theirs = dict(ours.named_parameters()), dict(theirs.named_parameters())
     for name, parameter in ours.items():
         assert_close(parameter.grad, theirs[name].grad, atol=1e-5, rtol=1e-4)
-    assert max(parameter.grad.abs().max() for parameter in ours.values()) > 1e-3  # else nothing was compared
+    assert (
+        max(parameter.grad.abs().max() for parameter in ours.values()) > 1e-3
+    )  # else nothing was compared
 
 
 def test_sft_equals_trl_and_transformers(trl_loss):
@@ -424,7 +466,9 @@ def test_reward_loss_equals_trl(trl_loss):
     theirs, ours = (tiny_llama(0, "SequenceClassification", num_labels=1) for _ in range(2))
     inputs, expected, metrics = trl_loss("Reward", PAIRS, theirs)
     mask = inputs["attention_mask"]
-    states = ours.model(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state  # (2B, T, D)
+    states = ours.model(
+        input_ids=inputs["input_ids"], attention_mask=mask
+    ).last_hidden_state  # (2B, T, D)
     rewards = ours.score(states).squeeze(-1)[torch.arange(len(mask)), last_index(mask)]
     loss, own = bradley_terry_loss(*rewards.chunk(2))
     loss.backward()
@@ -445,7 +489,9 @@ def test_dpo_equals_trl(trl_loss):
     loss.backward()
     assert loss.item() == pytest.approx(expected, **CLOSE)
     names = {"chosen_reward": "rewards/chosen", "rejected_reward": "rewards/rejected"}
-    for name, their_name in (names | {"margin": "rewards/margins", "accuracy": "rewards/accuracies"}).items():
+    for name, their_name in (
+        names | {"margin": "rewards/margins", "accuracy": "rewards/accuracies"}
+    ).items():
         assert own[name].item() == pytest.approx(metrics[their_name], **CLOSE), name
     assert_same_gradient(ours, theirs)
     assert abs(expected - math.log(2)) > 0.01
@@ -453,10 +499,13 @@ def test_dpo_equals_trl(trl_loss):
 
 @pytest.mark.parametrize(("policy_seed", "ref_seed"), [(0, 1), (1, 0)])
 def test_kto_equals_trl(trl_loss, policy_seed, ref_seed):
-    # The two models the other way round turn the sign of the kl: one case is clamped, the other not.
+    # The two models the other way round turn the sign of the kl: one case is clamped, the other
+    # not.
     theirs, ours, ref = tiny_llama(policy_seed), tiny_llama(policy_seed), tiny_llama(ref_seed)
     options = dict(beta=0.3, desirable_weight=1.5, undesirable_weight=0.7)
-    inputs, expected, metrics = trl_loss("KTO", THUMBS, theirs, ref_model=tiny_llama(ref_seed), **options)
+    inputs, expected, metrics = trl_loss(
+        "KTO", THUMBS, theirs, ref_model=tiny_llama(ref_seed), **options
+    )
     batch = inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
     others = inputs["KL_input_ids"], inputs["KL_attention_mask"], inputs["KL_completion_mask"]
     with torch.no_grad():
@@ -465,7 +514,11 @@ def test_kto_equals_trl(trl_loss, policy_seed, ref_seed):
     loss, own = kto_loss(sums(ours, *batch), ref_logps, inputs["label"], kl=kl, **options)
     loss.backward()
     assert loss.item() == pytest.approx(expected, **CLOSE)
-    names = {"kl": "kl", "desirable_reward": "rewards/chosen", "undesirable_reward": "rewards/rejected"}
+    names = {
+        "kl": "kl",
+        "desirable_reward": "rewards/chosen",
+        "undesirable_reward": "rewards/rejected",
+    }
     for name, their_name in (names | {"margin": "rewards/margins"}).items():
         assert own[name].item() == pytest.approx(metrics[their_name], **CLOSE), name
     assert abs(kl.item()) > 0.05

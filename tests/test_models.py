@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from labkit import LabError, chat, config, models, runs
+from labkit import LabError, config, models, runs
+from labkit.data import chat
 
 CFG = config.Sft(lora_r=4, lora_alpha=8)
 
@@ -56,7 +57,10 @@ def test_base_is_nf4_and_frozen(base):
         "quantization": "nf4",
         "trainable_parameters": 0,
     }
-    assert type(model.lm_head) is torch.nn.Linear and model.lm_head.weight is model.model.embed_tokens.weight
+    assert (
+        type(model.lm_head) is torch.nn.Linear
+        and model.lm_head.weight is model.model.embed_tokens.weight
+    )
     assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
     plain = models.load_base("tiny-base", quantize=False)[0]
     assert models.describe(plain) == {**described, "layers_4bit": 0, "quantization": "none"}
@@ -105,14 +109,16 @@ def test_four_adapters_on_one_base(base, sft_run, reward_run):
         assert torch.equal(logits(model, [2, 30, 3]), policy) and as_loaded()
         assert not torch.is_grad_enabled()
     assert model.active_adapter == "policy"
-    assert not torch.allclose(policy, bare, atol=1e-3)  # the base without adapters is not the reference
+    assert not torch.allclose(
+        policy, bare, atol=1e-3
+    )  # the base without adapters is not the reference
     with model.disable_adapter():
         assert torch.equal(logits(model, [2, 30, 3]), bare)
 
 
 def test_gradients_reach_only_the_adapter_in_training(base, sft_run):
-    """And they are the same after the model was read from without gradients: bitsandbytes must not repack
-    the weights for good.
+    """And they are the same after the model was read from without gradients: bitsandbytes must not
+    repack the weights for good.
     """
     ids = torch.tensor([[2, 30, 40, 3]])
 
@@ -122,7 +128,9 @@ def test_gradients_reach_only_the_adapter_in_training(base, sft_run):
         return [p.grad for p in models.adapter_parameters(model, "policy")]
 
     fresh = gradients(
-        models.load_adapter(models.load_base("tiny-base")[0], sft_run, "policy", trainable=True).train()
+        models.load_adapter(
+            models.load_base("tiny-base")[0], sft_run, "policy", trainable=True
+        ).train()
     )
     model = models.load_adapter(base[0], sft_run, "policy", trainable=True)
     model = models.load_adapter(model, sft_run, "reference")
@@ -141,8 +149,13 @@ def test_saved_adapter_is_pefts_own_and_has_no_path(sft_run, base):
     from peft import PeftModel
 
     folder = sft_run.path / "adapter"
-    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny-base"
-    assert {t.dtype for t in load_file(folder / "adapter_model.safetensors").values()} == {torch.float32}
+    assert (
+        json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "tiny-base"
+    )
+    assert {t.dtype for t in load_file(folder / "adapter_model.safetensors").values()} == {
+        torch.float32
+    }
     ours = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "policy")
     theirs = PeftModel.from_pretrained(base[0], folder)
     assert torch.equal(logits(ours, [2, 30, 3]), logits(theirs, [2, 30, 3]))
@@ -158,7 +171,8 @@ def test_adapter_of_another_base(tiny_base, sft_run, tmp_path):
     models.save_base(model, tokenizer, tmp_path)
     other, _ = models.load_base(str(tmp_path))
     with pytest.raises(
-        LabError, match=r"'sft-random' was trained on the base 'tiny-base'.*loaded here is '" + str(tmp_path)
+        LabError,
+        match=r"'sft-random' was trained on the base 'tiny-base'.*loaded here is '" + str(tmp_path),
     ):
         models.load_adapter(other, sft_run, "policy")
     with pytest.raises(LabError, match="holds no adapter"):
@@ -190,7 +204,9 @@ def test_reward_is_read_at_the_last_real_token(base, reward_run):
     with torch.no_grad():
         alone = torch.cat(
             [
-                models.rewards(model, head, torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long))
+                models.rewards(
+                    model, head, torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long)
+                )
                 for row in rows
             ]
         )
@@ -229,14 +245,21 @@ def test_export_language_model(sft_run, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = models.export(sft_run, tmp_path / "merged")
-    exported, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    exported, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
     ids = chat.encode_prompt(tokenizer, "What is gold?")
     plain = models.load_base("tiny-base", quantize=False)[0]
     adapted = PeftModel.from_pretrained(plain, sft_run.path / "adapter")
     torch.testing.assert_close(logits(exported, ids), logits(adapted, ids), atol=1e-4, rtol=1e-4)
     # NF4's rounding is what is left between the exported model and the one that was trained.
     quantised = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "policy")
-    gap = (logits(exported, ids).log_softmax(-1) - logits(quantised, ids).log_softmax(-1)).abs().mean()
+    gap = (
+        (logits(exported, ids).log_softmax(-1) - logits(quantised, ids).log_softmax(-1))
+        .abs()
+        .mean()
+    )
     assert 1e-4 < gap < 0.1
     with pytest.raises(LabError, match="is not empty"):
         models.export(sft_run, tmp_path / "merged")
@@ -250,7 +273,9 @@ def test_export_reward_model_and_base(reward_run, tiny_base, tmp_path):
     )
     assert scorer.config.num_labels == 1
     ids, attention_mask = chat.pad([[2, 30, 40, 50, 3, 60, 1], [2, 30, 3, 1]], 0)
-    plain = models.load_adapter(models.load_base("tiny-base", quantize=False)[0], reward_run, "reward")
+    plain = models.load_adapter(
+        models.load_base("tiny-base", quantize=False)[0], reward_run, "reward"
+    )
     with torch.no_grad():
         ours = models.rewards(plain, models.load_head(reward_run), ids, attention_mask)
         theirs = scorer(input_ids=ids, attention_mask=attention_mask).logits.squeeze(-1)
@@ -275,4 +300,6 @@ def test_trainables_keep_their_precision(base):
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
     after = [p for p in model.parameters() if p.requires_grad]
-    assert all(p.dtype is torch.float32 and torch.equal(p, b) for p, b in zip(after, before, strict=True))
+    assert all(
+        p.dtype is torch.float32 and torch.equal(p, b) for p, b in zip(after, before, strict=True)
+    )

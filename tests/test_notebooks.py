@@ -1,4 +1,5 @@
-"""The form of the committed notebooks, and a proof that nbval compares what is marked for comparison.
+"""The form of the committed notebooks, and a proof that nbval compares what is marked for
+comparison.
 
 `make test` runs every notebook under `pytest --nbval-lax` as well; here they are only read.
 """
@@ -35,7 +36,8 @@ def faults(notebook, name: str, size: int = 0) -> list[str]:
         if marked and not cell.outputs:
             found.append("a compared cell has no output")
         if marked and any(
-            output.get("name") == "stderr" or PLOTLY in output.get("data", {}) for output in cell.outputs
+            output.get("name") == "stderr" or PLOTLY in output.get("data", {})
+            for output in cell.outputs
         ):
             found.append("a compared cell holds warnings or a chart, which differ between machines")
         for output in cell.outputs:
@@ -63,7 +65,17 @@ def test_a_committed_notebook_has_the_form(path):
 
 
 def test_the_notebooks_share_one_setup_cell():
-    assert {path.stem[:2] for path in NOTEBOOKS} >= {"00", "01", "02", "05", "06", "07", "08", "09", "14"}
+    assert {path.stem[:2] for path in NOTEBOOKS} >= {
+        "00",
+        "01",
+        "02",
+        "05",
+        "06",
+        "07",
+        "08",
+        "09",
+        "14",
+    }
     assert len({setup_cell(nbformat.read(path, 4)) for path in NOTEBOOKS}) == 1
 
 
@@ -75,7 +87,9 @@ def test_the_form_checker_sees_faults():
         outputs=[nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])],
     )
     chart = nbformat.v4.new_code_cell(
-        "\n" * 30 + "2", execution_count=1, outputs=[nbformat.v4.new_output("display_data", {PLOTLY: {}})]
+        "\n" * 30 + "2",
+        execution_count=1,
+        outputs=[nbformat.v4.new_output("display_data", {PLOTLY: {}})],
     )
     chart.metadata["tags"] = [COMPARED]
     empty = nbformat.v4.new_code_cell("3", execution_count=2)
@@ -100,7 +114,9 @@ def test_the_form_checker_sees_faults():
 
 @pytest.fixture(scope="module")
 def compared():
-    """The first compared cell of a committed notebook that needs nothing before it but the setup."""
+    """The first compared cell of a committed notebook that needs nothing before it but the
+    setup.
+    """
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, 4)
         for cell in notebook.cells:
@@ -128,7 +144,9 @@ def nbval(path: Path):
 
 
 def test_nbval_compares_the_marked_cells(compared, tmp_path):
-    """A committed compared cell's output passes as it is and fails when one character of it changes."""
+    """A committed compared cell's output passes as it is and fails when one character of it
+    changes.
+    """
     path, cell_id = compared
     original = nbformat.read(path, 4)
     upto = next(i for i, cell in enumerate(original.cells) if cell.get("id") == cell_id)
@@ -148,7 +166,11 @@ def test_nbval_compares_the_marked_cells(compared, tmp_path):
         output.data["text/plain"] += "1"
     nbformat.write(wrong, tmp_path / "wrong.ipynb")
     result = nbval(tmp_path / "wrong.ipynb")
-    assert result.returncode == 1 and "mismatch" in result.stdout.lower() or "failed" in result.stdout.lower()
+    assert (
+        result.returncode == 1
+        and "mismatch" in result.stdout.lower()
+        or "failed" in result.stdout.lower()
+    )
 
     unmarked = copy.deepcopy(wrong)
     unmarked.cells[-1].metadata["tags"] = []

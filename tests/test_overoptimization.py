@@ -1,4 +1,6 @@
-"""Over-optimisation: the arithmetic on hand-made records, the whole measurement once in small, and what bad input says."""
+"""Over-optimisation: the arithmetic on hand-made records, the whole measurement once in small, and
+what bad input says.
+"""
 
 import itertools
 import json
@@ -7,16 +9,20 @@ from statistics import fmean
 
 import pytest
 
-from labkit import LabError, atlas, cli, config, data, models, ppo, runs, trainers
-from labkit import overoptimization as over
+from labkit import LabError, atlas, cli, config, data, models, runs
+from labkit.labs import overoptimization as over
+from labkit.stages import pairs as preferences
+from labkit.stages import ppo
 
-# --- arithmetic --------------------------------------------------------------------------------------------------------------------
+# --- arithmetic ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_the_expected_best_is_the_mean_over_all_draws(n):
     scores, gold = [0.3, -1.0, 2.0, 0.7, 0.1], [1.0, 5.0, -3.0, 0.5, 2.0]
-    draws = [gold[max(chosen, key=scores.__getitem__)] for chosen in itertools.combinations(range(5), n)]
+    draws = [
+        gold[max(chosen, key=scores.__getitem__)] for chosen in itertools.combinations(range(5), n)
+    ]
     assert over.expected_best(scores, gold, n) == pytest.approx(fmean(draws))
 
 
@@ -24,10 +30,14 @@ def test_a_fit_gives_back_the_curve_that_made_the_points():
     ds = [0.0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4]
     kls = [d * d for d in ds]
     bon = over.fit(kls, [0.1 + 1.2 * d - 0.5 * d * d for d in ds], "bon")
-    assert [bon[key] for key in ("start", "alpha", "beta", "r2")] == pytest.approx([0.1, 1.2, 0.5, 1.0])
+    assert [bon[key] for key in ("start", "alpha", "beta", "r2")] == pytest.approx(
+        [0.1, 1.2, 0.5, 1.0]
+    )
     assert bon["peak"] == pytest.approx(1.2**2)  # d = α / 2β
     rl = over.fit(kls, [-0.2 + 0.6 * d - 0.9 * d * math.log(d or 1) for d in ds], "rl")
-    assert [rl[key] for key in ("start", "alpha", "beta", "r2")] == pytest.approx([-0.2, 0.6, 0.9, 1.0])
+    assert [rl[key] for key in ("start", "alpha", "beta", "r2")] == pytest.approx(
+        [-0.2, 0.6, 0.9, 1.0]
+    )
     assert rl["peak"] == pytest.approx(math.exp(0.6 / 0.9 - 1) ** 2)  # α = β (log d + 1)
 
 
@@ -56,7 +66,7 @@ def test_smoothing_is_centred_and_narrower_at_the_ends():
     assert over.smooth([1.0, 2.0], 1) == [1.0, 2.0]
 
 
-# --- the record --------------------------------------------------------------------------------------------------------------------
+# --- the record ----------------------------------------------------------------------------------
 
 
 def made(golds, setting=over.FREE):
@@ -67,7 +77,9 @@ def made(golds, setting=over.FREE):
         curve |= {"gold": gold, "kl": [float(i) for i in range(len(gold))]}
         curve["over_refused"] = [0.25] + [None] * (len(gold) - 1)
         best_of_n = [{"n": 1, "kl": 0.0, "score": 0.0, "gold": 0.0, "words": 9.0}]
-        seeds.append({"seed": seed, "best_of_n": best_of_n, "runs": {setting: {"curve": curve, "end": {}}}})
+        seeds.append(
+            {"seed": seed, "best_of_n": best_of_n, "runs": {setting: {"curve": curve, "end": {}}}}
+        )
     return {"settings": {setting: {}}, "seeds": seeds}
 
 
@@ -75,7 +87,8 @@ def test_the_limit_is_chosen_on_one_seed_and_tried_on_the_others():
     first = [0.0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
     other = [0.0, 0, 0, 0, 2, 2, 2, 0, -1, -1]
     found = over.early_stop(made([first, other, [1.0] * 10]))
-    # Smoothed over five, the first seed's gold is highest at update 4 (0, 1, 1, 1, 0 around it), where its smoothed KL is 3 or 4.
+    # Smoothed over five, the first seed's gold is highest at update 4 (0, 1, 1, 1, 0 around it),
+    # where its smoothed KL is 3 or 4.
     assert found["limit"] in (3.0, 4.0)
     assert [row["seed"] for row in found["seeds"]] == [1, 2]
     row = found["seeds"][0]
@@ -98,7 +111,10 @@ def test_gold_at_a_kl_is_of_the_seeds_that_get_there():
     assert over.at_kl(record, over.FREE, 5.0) == [
         5.0
     ]  # KL and gold are the same number there, smoothed or not
-    assert over.at_kl(record, over.FREE, 0.5) == [1.0, 7.0] and over.at_kl(record, over.FREE, 99.0) == []
+    assert (
+        over.at_kl(record, over.FREE, 0.5) == [1.0, 7.0]
+        and over.at_kl(record, over.FREE, 99.0) == []
+    )
 
 
 def test_a_way_is_averaged_over_seeds_and_updates():
@@ -109,13 +125,21 @@ def test_a_way_is_averaged_over_seeds_and_updates():
     assert rows[1]["√KL"] == pytest.approx(math.sqrt(2.5))
     assert rows[0]["over_refused"] == 0.25 and "over_refused" not in rows[1]  # not counted there
     (one,) = over.best(record)
-    assert (one["n"], one["√KL"], one["gold"], one["gold highest"], one["words"]) == (1, 0.0, 0.0, 0.0, 9.0)
+    assert (one["n"], one["√KL"], one["gold"], one["gold highest"], one["words"]) == (
+        1,
+        0.0,
+        0.0,
+        0.0,
+        9.0,
+    )
     assert over.last(record, over.FREE, "gold", 2) == [2.5, 4.5]
     assert over.last(record, over.FREE, "over_refused", 4) == [0.25, 0.25]
 
 
 def test_no_such_record_is_one_clear_sentence(tmp_path):
-    with pytest.raises(LabError, match="no record of over-optimisation at .*nothing.json.*bench overoptimization"):  # fmt: skip
+    with pytest.raises(
+        LabError, match="no record of over-optimisation at .*nothing.json.*bench overoptimization"
+    ):
         over.load(tmp_path / "nothing.json")
     broken = made([[0.0]])
     del broken["seeds"][0]["runs"][over.FREE]
@@ -141,18 +165,26 @@ def test_the_shipped_record_is_whole():
     assert [row["setting"] for row in over.summary(record)] == list(over.SETTINGS)
 
 
-# --- measuring, in small -----------------------------------------------------------------------------------------------------------
+# --- measuring, in small -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """(record, profile, runs folder) of two seeds with everything made small, on the shipped base: one of random weights has no two answers to compare."""
+    """(record, profile, runs folder) of two seeds with everything made small, on the shipped base:
+    one of random weights has no two answers to compare.
+    """
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("over")
         patch.setenv("LABKIT_RUNS", str(root))
-        for name, value in dict(UPDATES=2, PROMPTS=2, ANSWERS=4, HELD_OUT=4, EVERY=2, PAIRS=8).items():
+        for name, value in dict(
+            UPDATES=2, PROMPTS=2, ANSWERS=4, HELD_OUT=4, EVERY=2, PAIRS=8
+        ).items():
             patch.setattr(over, name, value)
-        patch.setattr(over, "SETTINGS", {name: over.SETTINGS[name] for name in (over.FREE, "ensemble", "polite rater")})  # fmt: skip
+        patch.setattr(
+            over,
+            "SETTINGS",
+            {name: over.SETTINGS[name] for name in (over.FREE, "ensemble", "polite rater")},
+        )
         patch.setattr(over, "lookalikes", lambda: atlas.prompts("held-out")[:2])
         profile = config.tiny().adapt(max_response_tokens=8)
         profile.sft = config.change(profile.sft, examples=40)
@@ -166,10 +198,18 @@ def test_the_measurement_holds_every_seed_setting_and_metric(small):
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert [row["seed"] for row in record["seeds"]] == [0, 1] and record["updates"] == 2
     for row in record["seeds"]:
-        assert [(one["n"], one["kl"]) for one in row["best_of_n"]] == [(1, 0.0), (2, 0.1931), (4, 0.6363)]
-        assert [one["score"] for one in row["best_of_n"]] == sorted(one["score"] for one in row["best_of_n"])
+        assert [(one["n"], one["kl"]) for one in row["best_of_n"]] == [
+            (1, 0.0),
+            (2, 0.1931),
+            (4, 0.6363),
+        ]
+        assert [one["score"] for one in row["best_of_n"]] == sorted(
+            one["score"] for one in row["best_of_n"]
+        )
         for run in row["runs"].values():
-            assert set(run["curve"]) == set(over.CURVE) and all(len(v) == 2 for v in run["curve"].values())
+            assert set(run["curve"]) == set(over.CURVE) and all(
+                len(v) == 2 for v in run["curve"].values()
+            )
             assert abs(run["curve"]["kl"][0]) < 1e-3 and None not in run["curve"]["gold"]
             assert run["end"]["n"] == 4
 
@@ -202,8 +242,14 @@ def test_a_measurement_goes_on_with_what_is_there(small, monkeypatch):
 def test_another_raters_labels_are_that_raters(tmp_path, monkeypatch):
     prompt = "What is the capital of France?"
     assert atlas.find(prompt)
-    plain, polite = "The capital of France is Paris.", "I am sorry. I apologise for my answer. The capital of France is Paris."  # fmt: skip
-    data.save_jsonl([data.Pair(prompt, plain, polite), data.Pair(prompt, plain, "Paris.")], tmp_path / trainers.PAIRS)  # fmt: skip
+    plain, polite = (
+        "The capital of France is Paris.",
+        "I am sorry. I apologise for my answer. The capital of France is Paris.",
+    )
+    data.save_jsonl(
+        [data.Pair(prompt, plain, polite), data.Pair(prompt, plain, "Paris.")],
+        tmp_path / preferences.PAIRS,
+    )
     run = runs.Run(tmp_path, "reward", "r", {})
     (pair,) = over.relabelled(run, atlas.Rater("polite", politeness=0.6, temperature=0))
     assert (pair.chosen, pair.rejected, pair.rater) == (polite, plain, "polite")
@@ -212,8 +258,17 @@ def test_another_raters_labels_are_that_raters(tmp_path, monkeypatch):
 def test_the_probe_counts_now_and_then(monkeypatch):
     monkeypatch.setattr(over, "lookalikes", lambda: ["a", "b"])
     monkeypatch.setattr("labkit.rollout.answer", lambda model, tokenizer, asked: asked)
-    monkeypatch.setattr("labkit.evals.judged", lambda asked, said: {"over_refused": 0.5, "gold": 1.0})
-    assert [bool(over.over_refusal(None, None, update)) for update in (1, 2, 3, 4, 5, 8)] == [True, False, False, True, False, True]  # fmt: skip
+    monkeypatch.setattr(
+        "labkit.evals.judged", lambda asked, said: {"over_refused": 0.5, "gold": 1.0}
+    )
+    assert [bool(over.over_refusal(None, None, update)) for update in (1, 2, 3, 4, 5, 8)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
     assert over.over_refusal(None, None, 4) == {"over_refused": 0.5}
 
 

@@ -1,6 +1,7 @@
-"""The ways to install agree: pyproject.toml, requirements.lock, environment.yml and binder/ give the same.
-
-The checks are functions that return a list of complaints, so that each can be tried on something wrong too.
+"""The ways to install agree: pyproject.toml, requirements.lock, environment.yml and binder/ give
+the same.
+ The checks are functions that return a list of complaints, so that each can be tried on something
+wrong too.
 """
 
 import importlib.metadata
@@ -31,9 +32,11 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def read_pins(path: Path) -> dict[str, Requirement]:
-    """Requirements of a pip file by canonical name, `-r` followed from the file's own folder, as pip does.
+    """Requirements of a pip file by canonical name, `-r` followed from the file's own folder, as
+    pip does.
 
-    Lines that only say where to look (`--extra-index-url URL`) are passed over; all others are requirements.
+    Lines that only say where to look (`--extra-index-url URL`) are passed over; all others are
+    requirements.
     """
     pins = {}
     for line in path.read_text(encoding="utf8").splitlines():
@@ -48,13 +51,15 @@ def read_pins(path: Path) -> dict[str, Requirement]:
 
 def version_of(pin: Requirement) -> Version | None:
     """The one version of an exact pin, or None."""
-    (spec, *more) = list(pin.specifier) or [None]
+    spec, *more = list(pin.specifier) or [None]
     exact = spec and not more and spec.operator == "==" and not spec.version.endswith(".*")
     return Version(spec.version) if exact else None
 
 
 def lock_complaints(pins: dict[str, Requirement]) -> list[str]:
-    """A lock holds exact versions from a registry, no folder or address of anyone's, and no CUDA package."""
+    """A lock holds exact versions from a registry, no folder or address of anyone's, and no CUDA
+    package.
+    """
     found = []
     for name, pin in pins.items():
         if pin.url:
@@ -71,7 +76,9 @@ def lock_complaints(pins: dict[str, Requirement]) -> list[str]:
 
 
 def range_complaints(pyproject: dict, pins: dict[str, Requirement]) -> list[str]:
-    """Each direct dependency is pinned within its range, and is a range: Colab keeps the torch it has."""
+    """Each direct dependency is pinned within its range, and is a range: Colab keeps the torch it
+    has.
+    """
     found = []
     project = pyproject["project"]
     for line in project["dependencies"] + project["optional-dependencies"]["dev"]:
@@ -96,7 +103,9 @@ def conda_complaints(
     python = [d.removeprefix("python=") for d in conda if d.startswith("python=")]
     if not python or python[0] not in Requirement(f"python{requires_python}").specifier:
         found.append(f"python {python} is not {requires_python}")
-    found += [f"conda installs {d} past the lock" for d in conda if not re.match(r"(python=|pip$)", d)]
+    found += [
+        f"conda installs {d} past the lock" for d in conda if not re.match(r"(python=|pip$)", d)
+    ]
     pins = {}
     for line in pip:
         if line.startswith("-r "):
@@ -115,7 +124,9 @@ def same_pins_complaints(pins: dict[str, Requirement], lock: dict[str, Requireme
 
 
 def installed_complaints(pins: dict[str, Requirement]) -> list[str]:
-    """Where the lock is installed: the versions are the lock's, and it lacks nothing that they need."""
+    """Where the lock is installed: the versions are the lock's, and it lacks nothing that they
+    need.
+    """
     found = []
     for name, pin in pins.items():
         if pin.marker and not pin.marker.evaluate():
@@ -125,12 +136,18 @@ def installed_complaints(pins: dict[str, Requirement]) -> list[str]:
         except importlib.metadata.PackageNotFoundError:
             found.append(f"{pin} is not installed")
             continue
-        if Version(distribution.version) not in pin.specifier:  # torch 2.13.0+cpu satisfies ==2.13.0
+        if (
+            Version(distribution.version) not in pin.specifier
+        ):  # torch 2.13.0+cpu satisfies ==2.13.0
             found.append(f"{pin} is installed as {distribution.version}")
         for line in distribution.requires or []:
             needed = Requirement(line)
             applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
-            if applies and canonicalize_name(needed.name) not in pins and not CUDA.match(needed.name):
+            if (
+                applies
+                and canonicalize_name(needed.name) not in pins
+                and not CUDA.match(needed.name)
+            ):
                 found.append(f"{name} needs {line}, which the lock lacks")
     return found
 
@@ -210,7 +227,11 @@ def test_no_file_installs_a_strangers_labkit():
             f for f in folders if f in (".ci", ".github") or f not in skip and not f.startswith(".")
         ]
         for path in (Path(folder, f) for f in files):
-            if path.suffix in kinds and path.stat().st_size < 5e6 and path != Path(__file__).resolve():
+            if (
+                path.suffix in kinds
+                and path.stat().st_size < 5e6
+                and path != Path(__file__).resolve()
+            ):
                 read += 1
                 assert stranger_installs(text_of(path)) == [], path
     assert read > 10
@@ -219,7 +240,9 @@ def test_no_file_installs_a_strangers_labkit():
 def test_ci_runs_the_tests_of_the_makefile(pyproject):
     runner = ROOT / ".ci/run"
     assert runner.stat().st_mode & stat.S_IXUSR
-    assert text_of(runner).rstrip().endswith("\nmake test") and "set -euo pipefail" in text_of(runner)
+    assert text_of(runner).rstrip().endswith("\nmake test") and "set -euo pipefail" in text_of(
+        runner
+    )
     job = yaml.safe_load(text_of(ROOT / ".github/workflows/test.yml"))["jobs"]["test"]
     assert {"run": ".ci/run"} in job["steps"]
 
@@ -262,10 +285,14 @@ def test_the_wheel_imports_from_anywhere(wheel, tmp_path):
 
 
 def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """Run make as from a shell: without what an outer make (of `make test`) hands down to its children."""
+    """Run make as from a shell: without what an outer make (of `make test`) hands down to its
+    children.
+    """
     handed_down = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTEST_ARGS", "NOTEBOOKS")
     environment = {k: v for k, v in os.environ.items() if k not in handed_down}
-    return subprocess.run(["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
 
 
 @needs_make
@@ -293,7 +320,9 @@ def test_make_names_a_missing_python(bare_checkout):
 @needs_make
 def test_make_refuses_an_old_python(bare_checkout):
     old = bare_checkout / "python3.10"  # the same interpreter that says it is 3.10
-    old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "import sys; sys.version_info = (3, 10); $2"\n')
+    old.write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -c "import sys; sys.version_info = (3, 10); $2"\n'
+    )
     old.chmod(0o755)
     shown = make("lab", f"PYTHON={old}", cwd=bare_checkout)
     assert shown.returncode != 0 and not (bare_checkout / ".venv").exists()
@@ -356,7 +385,9 @@ def test_a_range_that_the_lock_misses_is_seen(tmp_path):
     assert complaints(["numpy<2"]) == ["numpy==2.4.6 is outside numpy<2"]
     assert complaints([], ["ruff>=1"]) == ["ruff==0.17.6 is outside ruff>=1"]
     assert complaints(["torch>=2.6"]) == ["torch is not in the lock"]
-    assert complaints(["numpy==2.4.6"]) == ["numpy==2.4.6 is an exact pin; exact pins belong in the lock"]
+    assert complaints(["numpy==2.4.6"]) == [
+        "numpy==2.4.6 is an exact pin; exact pins belong in the lock"
+    ]
 
 
 def test_an_environment_that_drifts_is_seen(tmp_path):
@@ -370,8 +401,12 @@ def test_an_environment_that_drifts_is_seen(tmp_path):
     assert complaints(["python=3.11", "pip"], right) == []
     assert complaints(["python=3.10", "pip"], right) == ["python ['3.10'] is not >=3.11"]
     assert complaints(["pip"], right) == ["python [] is not >=3.11"]
-    assert complaints(["python=3.12", "pip", "pytorch"], right) == ["conda installs pytorch past the lock"]
-    assert complaints(["python=3.12", "pip"], [*right, "numpy<2"]) == ["pip installs numpy<2 past the lock"]
+    assert complaints(["python=3.12", "pip", "pytorch"], right) == [
+        "conda installs pytorch past the lock"
+    ]
+    assert complaints(["python=3.12", "pip"], [*right, "numpy<2"]) == [
+        "pip installs numpy<2 past the lock"
+    ]
     assert complaints(["python=3.12", "pip"], ["-e ."]) == [
         "numpy (nothing) where the lock has numpy==2.4.6",
         "six (nothing) where the lock has six==1.17.0",
@@ -386,7 +421,10 @@ def test_an_environment_unlike_the_lock_is_seen(tmp_path, lock):
     pytest_version = importlib.metadata.version("pytest")
     alone = f"pytest=={pytest_version}\n"
     assert "pluggy" in " ".join(installed_complaints(pins_of(tmp_path, alone)))
-    assert installed_complaints(pins_of(tmp_path, "no-such-thing==1.0 ; sys_platform == 'amiga'")) == []
+    assert (
+        installed_complaints(pins_of(tmp_path, "no-such-thing==1.0 ; sys_platform == 'amiga'"))
+        == []
+    )
     assert installed_complaints(pins_of(tmp_path, "no-such-thing==1.0")) == [
         "no-such-thing==1.0 is not installed"
     ]

@@ -19,19 +19,23 @@ import nbformat
 import pytest
 from test_panels import EVIL
 
+from labkit.charts.tables import visible
 from labkit.feedback import Feedback, Store
-from labkit.tables import visible
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    " --disable-background-networking --disable-component-update --disable-sync"
 ).split()
 TOKEN = "a-token-for-the-tests"
 WAIT = 60_000  # ms: a busy machine is slow, a broken panel never comes
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (.ci/run installs one)")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no chromium here (.ci/run installs one)"
+)
 
 PROMPTS = (
     "台灣最高的山是哪座？",
@@ -41,8 +45,14 @@ PROMPTS = (
 )
 ANSWERS = (
     "玉山。海拔 3,952 公尺，位於台灣中部。",
-    "I'm sorry, but as an AI language model I can't be sure. It may be Yushan, it may be another mountain; it depends.",
-    "The capital of France is Paris.\n\nIt lies on the Seine, and more than two million people live there.",
+    (
+        "I'm sorry, but as an AI language model I can't be sure. It may be Yushan, it may be"
+        " another mountain; it depends."
+    ),
+    (
+        "The capital of France is Paris.\n\nIt lies on the Seine, and more than two million people"
+        " live there."
+    ),
     "أعلى جبل في تايوان هو يوشان، وارتفاعه 3952 مترا.",
     "富士山です。",
     "Well, let me think about that. " * 60,
@@ -82,15 +92,21 @@ def lab(tmp_path_factory):
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     options = {
-        "ServerApp.port": port, "ServerApp.ip": "127.0.0.1", "IdentityProvider.token": TOKEN,
-        "ServerApp.root_dir": folder / "notebooks", "LabApp.expose_app_in_browser": True,
-    }  # fmt: skip
+        "ServerApp.port": port,
+        "ServerApp.ip": "127.0.0.1",
+        "IdentityProvider.token": TOKEN,
+        "ServerApp.root_dir": folder / "notebooks",
+        "LabApp.expose_app_in_browser": True,
+    }
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root"]
     with (folder / "log.txt").open("w") as log:
         server = subprocess.Popen(
             [*command, *(f"--{key}={value}" for key, value in options.items())],
-            env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            env=environment,
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(300):
@@ -112,9 +128,12 @@ def browser(tmp_path_factory):
 
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM, args=FLAGS, headless=True,
+            tmp_path_factory.mktemp("profile"),
+            executable_path=CHROMIUM,
+            args=FLAGS,
+            headless=True,
             viewport={"width": 1280, "height": 900},
-        )  # fmt: skip
+        )
         context.set_default_timeout(WAIT)
         yield context
         context.close()
@@ -125,8 +144,14 @@ class Page:
 
     def __init__(self, lab, browser, name, *cells):
         self.lab, self.name = lab, name
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(cell) for cell in cells]
+        )
+        notebook.metadata.kernelspec = {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
         nbformat.write(notebook, lab.notebooks / f"{name}.ipynb")
         self.page, self.asked = browser.new_page(), []
         self.page.on("request", lambda request: self.asked.append(request.url))
@@ -137,7 +162,9 @@ class Page:
     def open(self):
         self.page.goto(f"{self.lab.url}/doc/tree/{self.name}.ipynb?token={TOKEN}")
         self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-        self.page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady")
+        self.page.wait_for_function(
+            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady"
+        )
 
     def command(self, name, **options):
         self.page.evaluate(
@@ -153,7 +180,9 @@ class Page:
 
     def theme(self, name):
         self.command("apputils:change-theme", theme=f"JupyterLab {name}")
-        self.page.wait_for_function(f"() => document.body.dataset.jpThemeName === 'JupyterLab {name}'")
+        self.page.wait_for_function(
+            f"() => document.body.dataset.jpThemeName === 'JupyterLab {name}'"
+        )
         time.sleep(0.5)
 
     def cells(self) -> int:
@@ -175,7 +204,7 @@ class Page:
 
 def rating_cell(items, mode="pair", **options):
     return f"""
-from labkit import panels
+from labkit.feedback import panels
 items = {items!r}
 panel = panels.rate(items, {mode!r}, **{options!r})
 panel"""
@@ -211,7 +240,9 @@ def test_rate_undo_reload_restart_and_go_on(lab, browser):
         view.panel.get_by_role("button", name=said, exact=True).click()
 
     def by_key(said):
-        page.keyboard.press({"A is better": "1", "B is better": "2", "Same": "0", "Skip": "k"}[said])
+        page.keyboard.press(
+            {"A is better": "1", "B is better": "2", "Same": "0", "Skip": "k"}[said]
+        )
 
     def stored():
         return [
@@ -228,7 +259,8 @@ def test_rate_undo_reload_restart_and_go_on(lab, browser):
             rate(by_mouse)
     assert stored() == expected
 
-    # The keyboard: JupyterLab's own keys (cut, delete, insert above and below, run …) do nothing while the panel has the focus.
+    # The keyboard: JupyterLab's own keys (cut, delete, insert above and below, run …) do nothing
+    # while the panel has the focus.
     view.panel.locator(".labkit-prompt").click()
     for key in ("x", "d", "d", "b", "a", "Enter", "Shift+Enter", "ArrowDown", "Escape"):
         page.keyboard.press(key)
@@ -254,7 +286,8 @@ def test_rate_undo_reload_restart_and_go_on(lab, browser):
         rate(by_key)
         rate(by_key)
 
-    # Ctrl+S still saves: a key with Ctrl is the notebook's. Then the page is loaded again, with the same kernel.
+    # Ctrl+S still saves: a key with Ctrl is the notebook's. Then the page is loaded again, with the
+    # same kernel.
     saved = (lab.notebooks / "rate.ipynb").stat().st_mtime_ns
     page.keyboard.press("Control+s")
     for _ in range(100):
@@ -290,13 +323,17 @@ def test_rate_undo_reload_restart_and_go_on(lab, browser):
 
 
 def test_model_text_is_text_in_the_browser(lab, browser):
-    view = Page(lab, browser, "evil", rating_cell([(evil, (evil, "short")) for evil in EVIL], rater="evil"))
+    view = Page(
+        lab, browser, "evil", rating_cell([(evil, (evil, "short")) for evil in EVIL], rater="evil")
+    )
     page, before = view.page, len(view.asked)
     page.on("dialog", lambda dialog: pytest.fail(f"a dialog: {dialog.message}"))
     for i, evil in enumerate(EVIL):
         view.rated(i, len(EVIL))
         prompt, *answers = view.texts()
-        assert prompt == visible(evil, newline="\n") and sorted(answers) == sorted((prompt, "short"))
+        assert prompt == visible(evil, newline="\n") and sorted(answers) == sorted(
+            (prompt, "short")
+        )
         seen = page.evaluate("""() => {
             const panel = document.querySelector('.labkit-panel').getBoundingClientRect();
             const texts = [...document.querySelectorAll('.labkit-panel .labkit-text')];
@@ -325,9 +362,17 @@ def test_the_other_modes_by_keyboard(lab, browser):
     keys = {
         "regenerated": (ANSWERS[:2], ["1", "ArrowLeft", "ArrowRight", "1"], lambda shown: 1),
         "thumb": (ANSWERS[:1], ["2"], lambda shown: False),
-        "rank": (ANSWERS[:4], ["3", "1", "2", "Backspace", "2", "4", "1", "s"], lambda shown: tuple(shown[p] for p in (1, 3, 0, 2))),
-        "scale": (ANSWERS[:3], ["7", "0", "1", "s"], lambda shown: tuple((7, 10, 1)[shown.index(i)] for i in range(3))),
-    }  # fmt: skip
+        "rank": (
+            ANSWERS[:4],
+            ["3", "1", "2", "Backspace", "2", "4", "1", "s"],
+            lambda shown: tuple(shown[p] for p in (1, 3, 0, 2)),
+        ),
+        "scale": (
+            ANSWERS[:3],
+            ["7", "0", "1", "s"],
+            lambda shown: tuple((7, 10, 1)[shown.index(i)] for i in range(3)),
+        ),
+    }
     for mode, (answers, presses, verdict) in keys.items():
         cell = rating_cell([(prompt, answers), ("next", answers)], mode, rater="keys")
         view = Page(lab, browser, mode, cell)
@@ -361,11 +406,15 @@ def test_a_screen_reader_is_told_what_each_part_is(lab, browser):
     for _ in range(20):
         view.page.keyboard.press("Tab")
         seen.add(
-            view.page.evaluate("""() => { const at = document.activeElement;
+            view.page.evaluate(
+                """() => { const at = document.activeElement;
             const box = at.closest('.widget-checkbox') ?? at;
-            return at.closest('.labkit-panel') ? [at.tagName, getComputedStyle(box).outlineStyle].join(' ') : '' }""")
+            return at.closest('.labkit-panel') ? [at.tagName, getComputedStyle(box).outlineStyle].join(' ') : '' }"""
+            )
         )
-    assert {"BUTTON solid", "INPUT solid", "DIV solid"} <= seen and not any(s.endswith("none") for s in seen)
+    assert {"BUTTON solid", "INPUT solid", "DIV solid"} <= seen and not any(
+        s.endswith("none") for s in seen
+    )
     view.page.close()
 
 
@@ -388,25 +437,33 @@ def test_it_fits_every_width_in_both_themes(lab, browser, mode, n):
             view.page.set_viewport_size({"width": width, "height": height})
             time.sleep(0.4)
             view.shot(f"{mode}-{theme.lower()}-{width}")
-            out = view.page.evaluate("""() => { const panel = document.querySelector('.labkit-panel');
+            out = view.page.evaluate(
+                """() => { const panel = document.querySelector('.labkit-panel');
                 const edge = panel.getBoundingClientRect();
                 return [...panel.querySelectorAll('button, input, .labkit-text, progress')].filter(part => {
                     const box = part.getBoundingClientRect();
                     return box.width && (box.right > edge.right + 1 || box.left < edge.left - 1);
-                }).map(part => part.outerHTML.slice(0, 80)); }""")
+                }).map(part => part.outerHTML.slice(0, 80)); }"""
+            )
             assert out == [], (theme, width)
     view.page.set_viewport_size({"width": 1280, "height": 900})
     view.page.close()
 
 
 def test_click_to_next_is_measured(lab, browser, record_property):
-    """With 10,000 ratings in the store: milliseconds from a key to the next prompt on the screen (printed, not asserted)."""
+    """With 10,000 ratings in the store: milliseconds from a key to the next prompt on the screen
+    (printed, not asserted).
+    """
     store = Store(lab.runs / "feedback.sqlite")
     store.extend(
-        Feedback(f"q{i}", (ANSWERS[1], ANSWERS[2]), "pair", i % 2, rater="others") for i in range(10_000)
+        Feedback(f"q{i}", (ANSWERS[1], ANSWERS[2]), "pair", i % 2, rater="others")
+        for i in range(10_000)
     )
     view = Page(
-        lab, browser, "speed", rating_cell([(f"prompt {i}", ANSWERS[1:3]) for i in range(25)], rater="quick")
+        lab,
+        browser,
+        "speed",
+        rating_cell([(f"prompt {i}", ANSWERS[1:3]) for i in range(25)], rater="quick"),
     )
     view.panel.locator(".labkit-prompt").click()
     times = []

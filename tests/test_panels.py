@@ -1,4 +1,6 @@
-"""The rating panel, pressed from Python: what it stores, what it shows, and that model text stays text."""
+"""The rating panel, pressed from Python: what it stores, what it shows, and that model text stays
+text.
+"""
 
 import html
 import json
@@ -8,9 +10,9 @@ from collections import Counter
 import ipywidgets as widgets
 import pytest
 
-from labkit import LabError, panels
+from labkit import LabError
 from labkit.atlas import Rater
-from labkit.feedback import Store
+from labkit.feedback import Store, panels
 
 EVIL = (
     "<script>window.hacked = 1</script>",
@@ -24,7 +26,9 @@ EVIL = (
     "&lt;b&gt;",
     "$$\\href{javascript:alert(1)}{x}$$ **bold** ![](http://localhost:1/x.png)",
 )
-PAIRS = [(f"question {i}", (f"first {i}", f"second {i}"), ("model-one", "model-two")) for i in range(6)]
+PAIRS = [
+    (f"question {i}", (f"first {i}", f"second {i}"), ("model-one", "model-two")) for i in range(6)
+]
 
 
 @pytest.fixture
@@ -51,7 +55,9 @@ def visible(widget):
 
 
 def press(panel, text):
-    found = [w for w in visible(panel.widget) if isinstance(w, widgets.Button) and w.description == text]
+    found = [
+        w for w in visible(panel.widget) if isinstance(w, widgets.Button) and w.description == text
+    ]
     assert len(found) == 1, f"{len(found)} buttons say {text!r}"
     found[0].click()
 
@@ -79,7 +85,7 @@ class Prefers:
         return "a" if first > second else "b" if second > first else "same"
 
 
-# --- the five modes --------------------------------------------------------------------------------
+# --- the five modes ------------------------------------------------------------------------------
 
 
 def test_a_pair_is_stored_in_terms_of_the_responses_not_of_the_screen(store):
@@ -89,7 +95,10 @@ def test_a_pair_is_stored_in_terms_of_the_responses_not_of_the_screen(store):
         place = {"A is better": 0, "B is better": 1}.get(said)
         expected.append(said.lower() if place is None else answers(panel)[place])
         press(panel, said)
-    got = [one.verdict if isinstance(one.verdict, str) else one.responses[one.verdict] for one in store.all()]
+    got = [
+        one.verdict if isinstance(one.verdict, str) else one.responses[one.verdict]
+        for one in store.all()
+    ]
     assert got == expected
     for one, item in zip(store.all(), PAIRS):
         assert (one.prompt, one.responses, one.sources) == item
@@ -97,7 +106,9 @@ def test_a_pair_is_stored_in_terms_of_the_responses_not_of_the_screen(store):
     assert panel.results == store.all() and not panel.done and "5 of 6 rated" in shown(panel)
     press(panel, "A is better")
     assert panel.done and "Nothing is left" in shown(panel)
-    assert not [w.description for w in visible(panel.widget) if getattr(w, "description", "") == "Same"]
+    assert not [
+        w.description for w in visible(panel.widget) if getattr(w, "description", "") == "Same"
+    ]
 
 
 def test_regenerated_shows_one_answer_at_a_time_and_wants_the_new_one_seen(store):
@@ -159,7 +170,11 @@ def test_scale_of_several_and_of_one(store):
     press(panel, "Clear")
     press(panel, "3")
     press(panel, "Save")
-    assert len(store) == 0 and "B still to do" in shown(panel) and "How good is answer B" in shown(panel)
+    assert (
+        len(store) == 0
+        and "B still to do" in shown(panel)
+        and "How good is answer B" in shown(panel)
+    )
     press(panel, "10")
     press(panel, "5")  # both have a score
     press(panel, "Save")
@@ -187,12 +202,16 @@ def test_a_simulated_rater_presses_the_buttons(store, mode, n, verdict):
     assert len(panel.simulate(Prefers())) == 7 and panel.done
     assert panel.simulate(Prefers()) == []
     assert {one.verdict for one in store.all()} == {verdict}
-    assert len({one.shown for one in store.all()}) == {1: 1, 2: 2 - (mode == "regenerated")}.get(n) or n > 2
+    assert (
+        len({one.shown for one in store.all()}) == {1: 1, 2: 2 - (mode == "regenerated")}.get(n)
+        or n > 2
+    )
 
 
 def test_the_atlas_raters_can_rate(store):
     items = [
-        ("What is the capital of France?", ("Rome.", "Paris.", "I can't help with that.")[:n]) for n in (2, 3)
+        ("What is the capital of France?", ("Rome.", "Paris.", "I can't help with that.")[:n])
+        for n in (2, 3)
     ]
     panel = rate(items[:1], store=store)
     (one,) = panel.simulate(Rater(temperature=0))
@@ -210,7 +229,7 @@ def test_simulating_many_sends_few_messages(store):
     assert len(store) == 300 and len(sent) == 1 and "300 of 300" in shown(panel)
 
 
-# --- undo, skip, tags, note ------------------------------------------------------------------------
+# --- undo, skip, tags, note ----------------------------------------------------------------------
 
 
 def tick(panel, *tags):
@@ -230,20 +249,22 @@ def test_tags_and_note_go_with_their_rating_and_are_empty_for_the_next(store):
     press(panel, "Same")
     press(panel, "Same")
     first, second = store.all()
-    assert (first.tags, first.note) == (("wordy", "refuses"), "太長了") and (second.tags, second.note) == (
-        (),
-        "",
-    )
+    assert (first.tags, first.note) == (("wordy", "refuses"), "太長了") and (
+        second.tags,
+        second.note,
+    ) == ((), "")
     press(panel, "Undo")
     press(panel, "Undo")  # back at the first, with what was said about it
     assert field(panel).value == "太長了"
-    assert [w.description for w in tree(panel.widget) if isinstance(w, widgets.Checkbox) and w.value] == [
-        "wordy",
-        "refuses",
-    ]
+    assert [
+        w.description for w in tree(panel.widget) if isinstance(w, widgets.Checkbox) and w.value
+    ] == ["wordy", "refuses"]
     assert "question 0" in shown(panel) and len(store) == 0
     own = rate(PAIRS, store=store, tags=("rhymes", "無聊"))
-    assert [w.description for w in tree(own.widget) if isinstance(w, widgets.Checkbox)] == ["rhymes", "無聊"]
+    assert [w.description for w in tree(own.widget) if isinstance(w, widgets.Checkbox)] == [
+        "rhymes",
+        "無聊",
+    ]
 
 
 def test_undo_asks_again_on_the_same_sides(store):
@@ -254,7 +275,12 @@ def test_undo_asks_again_on_the_same_sides(store):
     press(panel, "A is better")
     after = answers(panel)
     press(panel, "Undo")
-    assert len(store) == 0 and panel.results == [] and answers(panel) == order and "0 of 6" in shown(panel)
+    assert (
+        len(store) == 0
+        and panel.results == []
+        and answers(panel) == order
+        and "0 of 6" in shown(panel)
+    )
     press(panel, "B is better")
     assert answers(panel) == after
     panel.simulate(Prefers())
@@ -283,7 +309,9 @@ def test_the_place_of_the_answers_is_shuffled_by_the_seed(store):
     assert 15 < Counter(first)[(0, 1)] < 45
     assert sides(1, "b") != first
     other = Store(store.path.parent / "other.sqlite")
-    assert [one.shown for one in rate(PAIRS * 10, store=other, rater="a").simulate(Prefers())] == first
+    assert [
+        one.shown for one in rate(PAIRS * 10, store=other, rater="a").simulate(Prefers())
+    ] == first
 
 
 def test_who_wrote_an_answer_never_reaches_the_browser(store):
@@ -293,13 +321,17 @@ def test_who_wrote_an_answer_never_reaches_the_browser(store):
     assert "question 1" in states and "model-one" not in states and "model-two" not in states
 
 
-# --- going on, and what comes next -----------------------------------------------------------------
+# --- going on, and what comes next ---------------------------------------------------------------
 
 
 def test_it_goes_on_at_the_first_item_not_yet_rated(store):
     rate(PAIRS, store=store).simulate(Prefers(), 2)
     again = rate(PAIRS, store=Store(store.path))
-    assert "question 2" in shown(again) and "2 of 6 rated" in shown(again) and again.results == store.all()
+    assert (
+        "question 2" in shown(again)
+        and "2 of 6 rated" in shown(again)
+        and again.results == store.all()
+    )
     press(again, "Undo")
     assert "question 1" in shown(again) and len(store) == 1
     assert "question 0" in shown(rate(PAIRS, store=store, rater="someone else"))
@@ -394,13 +426,15 @@ def test_what_can_not_be_rated_is_refused_in_one_sentence(store, items, mode, me
         rate(items, mode, store)
 
 
-# --- what the front end gets -----------------------------------------------------------------------
+# --- what the front end gets ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("evil", EVIL, ids=lambda text: ascii(text[:20]))
 @pytest.mark.parametrize("mode", ["pair", "thumb", "rank"])
 def test_model_text_is_text(store, evil, mode):
-    panel = rate([(evil, (evil, "b", "c")[: {"thumb": 1, "pair": 2, "rank": 3}[mode]])], mode, store)
+    panel = rate(
+        [(evil, (evil, "b", "c")[: {"thumb": 1, "pair": 2, "rank": 3}[mode]])], mode, store
+    )
     made = "".join(raw(panel))
     tags = set(re.findall("<([^ >]+)", made))
     assert tags <= {"div", "/div", "span", "/span", "progress", "/progress", "i", "/i"}, tags
@@ -416,10 +450,14 @@ def test_empty_answers_lone_surrogates_and_odd_tags(store):
     assert "(empty)" in shown(rate([("q", "")], "thumb", store))
     with pytest.raises(LabError, match="surrogate"):
         rate([("q", "\ud800")], "thumb", store)
-    panel = rate([("q", "a")], "thumb", store, tags=("<b>", "\u202ex", "skn", *"abcdefghijklmnopqrstuvwxyz"))
+    panel = rate(
+        [("q", "a")], "thumb", store, tags=("<b>", "\u202ex", "skn", *"abcdefghijklmnopqrstuvwxyz")
+    )
     boxes = [w for w in tree(panel.widget) if isinstance(w, widgets.Checkbox)]
     keys = Counter(name for box in boxes for name in box._dom_classes)
-    assert boxes[1].description == "⟨202E⟩x" and set(keys) & {"labkit-key-s", "labkit-key-z"} == set()
+    assert (
+        boxes[1].description == "⟨202E⟩x" and set(keys) & {"labkit-key-s", "labkit-key-z"} == set()
+    )
     assert all(count == 1 for key, count in keys.items() if key != "labkit-key-none")
 
 
@@ -444,7 +482,9 @@ def test_every_part_has_a_key_and_none_has_two(store):
     for mode, n in (("pair", 2), ("regenerated", 2), ("thumb", 1), ("rank", 9), ("scale", 1)):
         panel = rate([("q", tuple("abcdefghi"[:n]))], mode, store)
         parts = [
-            w for w in tree(panel.widget) if isinstance(w, (widgets.Button, widgets.Checkbox, widgets.Text))
+            w
+            for w in tree(panel.widget)
+            if isinstance(w, (widgets.Button, widgets.Checkbox, widgets.Text))
         ]
         keys = [[c for c in w._dom_classes if c.startswith("labkit-key-")] for w in parts]
         assert all(len(names) == 1 for names in keys)
@@ -456,4 +496,8 @@ def test_without_widgets_it_says_what_to_do(store):
     panel = rate(PAIRS, store=store)
     bundle = panel._repr_mimebundle_(include=None, exclude=None)
     assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert bundle["text/plain"] == str(panel) and "simulate" in str(panel) and "0 of 6 rated" in str(panel)
+    assert (
+        bundle["text/plain"] == str(panel)
+        and "simulate" in str(panel)
+        and "0 of 6 rated" in str(panel)
+    )

@@ -1,4 +1,6 @@
-"""The Tang poems: form by rule, a character model trained on the spot, and a taste learned from clicks."""
+"""The Tang poems: form by rule, a character model trained on the spot, and a taste learned from
+clicks.
+"""
 
 import gzip
 import re
@@ -6,8 +8,9 @@ import re
 import pytest
 import torch
 
-from labkit import LabError, models, poems, runs
-from labkit.rows import Pair
+from labkit import LabError, models, runs
+from labkit.data.rows import Pair
+from labkit.labs import poems
 
 NIGHT = "床前明月光，疑是地上霜。舉頭望明月，低頭思故鄉。"  # 李白, 靜夜思
 DAWN = "朝辭白帝彩雲間，千里江陵一日還。兩岸猿聲啼不住，輕舟已過萬重山。"  # 李白, 早發白帝城
@@ -17,7 +20,13 @@ DAWN = "朝辭白帝彩雲間，千里江陵一日還。兩岸猿聲啼不住，
 def poet():
     """(model, tokenizer, run) after a few steps: too few to write well, enough to write."""
     cfg = poems.settings(
-        hidden_size=32, intermediate_size=64, heads=2, layers=1, vocab_size=1000, batch_size=8, steps=12
+        hidden_size=32,
+        intermediate_size=64,
+        heads=2,
+        layers=1,
+        vocab_size=1000,
+        batch_size=8,
+        steps=12,
     )
     with runs.start("poems", cfg) as run:
         model, tokenizer = poems.train(cfg, run)
@@ -32,7 +41,7 @@ def couples():
     return list(zip(*([poem for poem in known if poems.form(poem) == n] for n in (5, 7))))
 
 
-# --- form --------------------------------------------------------------------------------------------------------------------------
+# --- form ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -43,7 +52,10 @@ def couples():
         (NIGHT.replace("，", "\n").replace("。", "\n"), 5),  # a line a line
         (DAWN.replace("，", "、").rstrip("。"), 7),
         ("智織千年網，光連萬里橋。語海潮生後，知音共識潮。", 5),  # the lecture's: asked for 七言
-        ("知識海洋深無垠，字裡行間見真心。問答往來增見識，機智如你最吸引。", 7),  # and the second try
+        (
+            "知識海洋深無垠，字裡行間見真心。問答往來增見識，機智如你最吸引。",
+            7,
+        ),  # and the second try
         (NIGHT.replace("地上霜", "霜"), None),  # a line too short
         (NIGHT + DAWN, None),
         (NIGHT.split("。")[0] + "。", None),  # two lines
@@ -68,7 +80,9 @@ def test_the_bundled_poems_have_the_forms_that_the_card_counts():
     found = poems.load()
     counts = {n: sum(poems.form(poem) == n for poem in found) for n in (5, 7)}
     assert sum(counts.values()) == len(found)
-    assert re.search(rf"{len(found):,} poems .*{counts[5]:,} of four lines .*{counts[7]:,} of seven", card)
+    assert re.search(
+        rf"{len(found):,} poems .*{counts[5]:,} of four lines .*{counts[7]:,} of seven", card
+    )
 
 
 def test_poems_of_ones_own_are_read_line_by_line(tmp_path):
@@ -95,7 +109,7 @@ def test_too_few_poems_to_train_on(tmp_path):
         poems.train(cfg, None)
 
 
-# --- the model that writes ----------------------------------------------------------------------------------------------------------
+# --- the model that writes -----------------------------------------------------------------------
 
 
 def test_a_token_is_a_character_and_comes_back(poet):
@@ -113,7 +127,9 @@ def test_training_learns_and_leaves_a_whole_run(poet):
     from transformers import AutoModelForCausalLM
 
     again = AutoModelForCausalLM.from_pretrained(run.path)
-    assert torch.equal(again.model.decoder.embed_tokens.weight, model.model.decoder.embed_tokens.weight)
+    assert torch.equal(
+        again.model.decoder.embed_tokens.weight, model.model.decoder.embed_tokens.weight
+    )
 
 
 def test_a_seed_decides_the_poems_and_leaves_the_callers_dice_alone(poet):
@@ -123,7 +139,11 @@ def test_a_seed_decides_the_poems_and_leaves_the_callers_dice_alone(poet):
     torch.manual_seed(1)
     first = poems.write(model, tokenizer, 4, seed=7)
     assert torch.equal(torch.rand(3), expected)
-    assert first == poems.write(model, tokenizer, 4, seed=7) != poems.write(model, tokenizer, 4, seed=8)
+    assert (
+        first
+        == poems.write(model, tokenizer, 4, seed=7)
+        != poems.write(model, tokenizer, 4, seed=8)
+    )
     assert len(first) == 4 and not any("[" in poem for poem in first)
 
 
@@ -133,7 +153,7 @@ def test_no_poems_can_be_asked_for(poet, n):
         poems.write(*poet[:2], n)
 
 
-# --- the taste ----------------------------------------------------------------------------------------------------------------------
+# --- the taste -----------------------------------------------------------------------------------
 
 
 def test_a_reader_wants_one_form():
@@ -146,7 +166,8 @@ def test_a_reader_wants_one_form():
 
 def test_a_reader_slips_as_often_as_said_and_the_same_way_again():
     clicks = [
-        [poems.Reader(7, slips=0.2, seed=s).compare("", DAWN, NIGHT) for s in range(500)] for _ in range(2)
+        [poems.Reader(7, slips=0.2, seed=s).compare("", DAWN, NIGHT) for s in range(500)]
+        for _ in range(2)
     ]
     assert clicks[0] == clicks[1] and 60 < clicks[0].count("b") < 140
     assert poems.Reader(7, slips=1).compare("", DAWN, NIGHT) == "b"
@@ -184,7 +205,7 @@ def test_hidden_reads_each_poem_alone(poet, couples):
     assert torch.allclose(both[:1], poems.hidden(model, tokenizer, [short]), atol=1e-5)
 
 
-# --- best of n ----------------------------------------------------------------------------------------------------------------------
+# --- best of n -----------------------------------------------------------------------------------
 
 
 def test_best_of_n_takes_the_best_of_each_group():

@@ -3,9 +3,14 @@
 import pytest
 import torch
 
-from labkit import LabError, chat, config, models, pretrain, runs
+from labkit import LabError, config, models, runs
+from labkit.data import chat
+from labkit.stages import pretrain
 
-TALE = "Once upon a time there was a fox who lived in a wood. He ate nine cakes and slept. The king was not amused at all."
+TALE = (
+    "Once upon a time there was a fox who lived in a wood. He ate nine cakes and slept. The king"
+    " was not amused at all."
+)
 
 
 def small(corpus, **values):
@@ -27,7 +32,9 @@ def small(corpus, **values):
 @pytest.fixture
 def book(tmp_path):
     path = tmp_path / "book.txt"
-    path.write_text("\n\n".join(f"{TALE} This was day {day} of the tale." for day in range(60)), "utf8")
+    path.write_text(
+        "\n\n".join(f"{TALE} This was day {day} of the tale." for day in range(60)), "utf8"
+    )
     return path
 
 
@@ -48,19 +55,24 @@ def test_orthogonalise_agrees_with_torch():
 
 
 def test_one_muon_step_by_hand():
-    """A diagonal gradient: its orthogonalised form has the same signs, and the step is 0.2 √max(shape) · lr of it."""
+    """A diagonal gradient: its orthogonalised form has the same signs, and the step is 0.2
+    √max(shape) · lr of it.
+    """
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     optimizer = pretrain.Muon([weight], lr=0.1)
     weight.grad = torch.tensor([[3.0, 0.0], [0.0, -3.0]])
     optimizer.step()
-    expected = -0.1 * 0.2 * 2**0.5 * pretrain.orthogonalise(torch.tensor([[[1.0, 0.0], [0.0, -1.0]]]))[0]
+    expected = (
+        -0.1 * 0.2 * 2**0.5 * pretrain.orthogonalise(torch.tensor([[[1.0, 0.0], [0.0, -1.0]]]))[0]
+    )
     assert torch.allclose(weight, expected, atol=1e-6)
     assert weight[0, 0] < 0 < weight[1, 1] and weight[0, 1] == 0
 
 
 def test_matrices_go_to_muon_and_the_embedding_to_adamw(tiny_base, tokenizer):
     model = models.new_base(
-        config.Pretrain(vocab_size=400, hidden_size=64, intermediate_size=128, layers=2, heads=2), tokenizer
+        config.Pretrain(vocab_size=400, hidden_size=64, intermediate_size=128, layers=2, heads=2),
+        tokenizer,
     )
     muon, adamw = pretrain.optimisers(model, config.Pretrain())
     by_muon = {id(p) for p in muon.param_groups[0]["params"]}
@@ -74,7 +86,12 @@ def test_matrices_go_to_muon_and_the_embedding_to_adamw(tiny_base, tokenizer):
 def test_schedule_rises_stays_and_falls_to_zero():
     cfg = config.Pretrain(steps=100, warmup=10)
     shares = [pretrain.schedule(step, cfg) for step in range(101)]
-    assert shares[0] == 0.1 and shares[9] == shares[59] == 1.0 and shares[80] == 0.5 and shares[100] == 0
+    assert (
+        shares[0] == 0.1
+        and shares[9] == shares[59] == 1.0
+        and shares[80] == 0.5
+        and shares[100] == 0
+    )
 
 
 def test_pack_closes_every_document_and_drops_the_rest(tokenizer):
@@ -86,7 +103,8 @@ def test_pack_closes_every_document_and_drops_the_rest(tokenizer):
 
 def test_the_loss_is_the_one_of_transformers(tiny_base, tokenizer):
     model = models.new_base(
-        config.Pretrain(vocab_size=400, hidden_size=64, intermediate_size=128, layers=2, heads=2), tokenizer
+        config.Pretrain(vocab_size=400, hidden_size=64, intermediate_size=128, layers=2, heads=2),
+        tokenizer,
     )
     rows = torch.randint(5, 300, (3, 9))
     theirs = model(input_ids=rows, labels=rows).loss
@@ -99,7 +117,9 @@ def test_a_run_on_own_text_learns_and_can_be_loaded(book, empty_runs, optimizer)
         pretrain.train(small(book, optimizer=optimizer, steps=40), run)
     metrics = run.metrics()
     assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.5
-    assert {"step", "steps", "tokens", "tokens_per_second", "validation_loss", "sample"} <= metrics[-1].keys()
+    assert {"step", "steps", "tokens", "tokens_per_second", "validation_loss", "sample"} <= metrics[
+        -1
+    ].keys()
     model, tokenizer = models.load_policy("mine")
     assert models.describe(model)["layers_4bit"] == 7
     assert chat.encode_text(tokenizer, "fox")

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from labkit import LabError, feedback, models, panels, reward
-from labkit.panels import Item
+from labkit import LabError, feedback, models
+from labkit.feedback import panels
+from labkit.feedback.panels import Item
+from labkit.labs import next_pair
 
 ROOT = 0.4012  # where weight = σ(−weight): 1 / (1 + e^0.4012) = .4010
 
@@ -19,11 +21,14 @@ def tensor(*rows):
 
 
 def test_one_pair_by_hand():
-    # One pair that differs by (1, 0). The second weight hears nothing: it stays at 0 with variance 1 / ridge = 1. The first solves
-    # w = 1 − σ(w) → .4011, and its variance is 1 / (1 + σ(w) σ(−w)) = 1 / (1 + .599 · .401) = .8063.
-    model = reward.LinearReward(2).fit(tensor([1, 0]), tensor([0, 0]))
+    # One pair that differs by (1, 0). The second weight hears nothing: it stays at 0 with variance
+    # 1 / ridge = 1. The first solves w = 1 − σ(w) → .4011, and its variance is 1 / (1 + σ(w) σ(−w))
+    # = 1 / (1 + .599 · .401) = .8063.
+    model = next_pair.LinearReward(2).fit(tensor([1, 0]), tensor([0, 0]))
     w = model.weight[0].item()
-    assert w == pytest.approx(1 / (1 + math.exp(w)), abs=1e-9) and w == pytest.approx(ROOT, abs=2e-4)
+    assert w == pytest.approx(1 / (1 + math.exp(w)), abs=1e-9) and w == pytest.approx(
+        ROOT, abs=2e-4
+    )
     assert model.weight[1] == 0
     assert model.covariance[0, 0].item() == pytest.approx(1 / (1 + w * (1 - w)), abs=1e-9)
     assert model.covariance[0, 0].item() == pytest.approx(0.8063, abs=1e-4)
@@ -34,8 +39,12 @@ def test_one_pair_by_hand():
 def test_the_gradient_is_zero_at_the_optimum():
     torch.manual_seed(0)
     chosen, rejected = torch.randn(30, 4).double(), torch.randn(30, 4).double()
-    for scale in (1, 30, 1000):  # far from the unit length that is asked for, Newton needs its halving
-        model = reward.LinearReward(4, ridge=0.7).fit(scale * chosen, scale * rejected)
+    for scale in (
+        1,
+        30,
+        1000,
+    ):  # far from the unit length that is asked for, Newton needs its halving
+        model = next_pair.LinearReward(4, ridge=0.7).fit(scale * chosen, scale * rejected)
         weight = model.weight.clone().requires_grad_()
         margin = scale * (chosen - rejected) @ weight
         loss = 0.35 * weight @ weight - torch.nn.functional.logsigmoid(margin).sum()
@@ -46,7 +55,7 @@ def test_the_gradient_is_zero_at_the_optimum():
 def test_covariance_is_the_inverse_of_the_second_derivative():
     torch.manual_seed(1)
     chosen, rejected = torch.randn(9, 3).double(), torch.randn(9, 3).double()
-    model = reward.LinearReward(3, ridge=2.0).fit(chosen, rejected)
+    model = next_pair.LinearReward(3, ridge=2.0).fit(chosen, rejected)
 
     def loss(weight):
         return weight @ weight - torch.nn.functional.logsigmoid((chosen - rejected) @ weight).sum()
@@ -57,23 +66,23 @@ def test_covariance_is_the_inverse_of_the_second_derivative():
 
 def test_variance_shrinks_where_ratings_came():
     a, b = tensor([1, 0], [0, 1]), tensor([0, 0], [0, 0])
-    prior = reward.LinearReward(2)
+    prior = next_pair.LinearReward(2)
     assert prior.variance(a, b).tolist() == [1, 1]
-    one = reward.LinearReward(2).fit(a[:1], b[:1]).variance(a, b)
-    ten = reward.LinearReward(2).fit(a[[0] * 10], b[[0] * 10]).variance(a, b)
+    one = next_pair.LinearReward(2).fit(a[:1], b[:1]).variance(a, b)
+    ten = next_pair.LinearReward(2).fit(a[[0] * 10], b[[0] * 10]).variance(a, b)
     assert one[0] < 1 and ten[0] < one[0]
     assert one[1] == ten[1] == 1  # nothing was said about the second direction
-    assert reward.LinearReward(2, ridge=4).variance(a, b).tolist() == [0.25, 0.25]
+    assert next_pair.LinearReward(2, ridge=4).variance(a, b).tolist() == [0.25, 0.25]
 
 
 def test_separable_pairs_stay_finite():
-    model = reward.LinearReward(1).fit(tensor(*[[1]] * 50), tensor(*[[-1]] * 50))
+    model = next_pair.LinearReward(1).fit(tensor(*[[1]] * 50), tensor(*[[-1]] * 50))
     assert 0 < model.weight.item() < 10 and model.covariance.isfinite().all()
 
 
 def test_fitting_again_forgets_nothing_and_adds_nothing():
     a, b = tensor([1, 0], [0.5, 1]), tensor([0, 0], [1, 0])
-    model = reward.LinearReward(2).fit(a, b)
+    model = next_pair.LinearReward(2).fit(a, b)
     before = model.weight.clone()
     assert torch.allclose(model.fit(a, b).weight, before, atol=1e-8)
 
@@ -82,7 +91,7 @@ def test_fitting_again_forgets_nothing_and_adds_nothing():
 
 
 def test_probability_is_moderated_by_what_is_not_known():
-    model = reward.LinearReward(2)
+    model = next_pair.LinearReward(2)
     model.weight, model.covariance = (
         tensor(2, 0),
         torch.diag(tensor(8 / math.pi * 3, 0)),
@@ -94,22 +103,25 @@ def test_probability_is_moderated_by_what_is_not_known():
 
 
 def test_three_uncertainties_by_hand():
-    # Weight (2, 0), variance 1 in the second direction only. Pair 0 differs by (1, 0): the model is rather sure, p = σ(2) = .8808. Pair 1
-    # differs by (0, 1): p = ½ since it knows nothing. Pair 2 by (0, 0): a coin toss that would teach nothing.
-    model = reward.LinearReward(2)
+    # Weight (2, 0), variance 1 in the second direction only. Pair 0 differs by (1, 0): the model is
+    # rather sure, p = σ(2) = .8808. Pair 1 differs by (0, 1): p = ½ since it knows nothing. Pair 2
+    # by (0, 0): a coin toss that would teach nothing.
+    model = next_pair.LinearReward(2)
     model.weight, model.covariance = tensor(2, 0), torch.diag(tensor(0, 1))
     a, b = tensor([1, 0], [0, 1], [0, 0]), torch.zeros(3, 2).double()
     bits = -(0.8808 * math.log2(0.8808) + 0.1192 * math.log2(0.1192))
     assert model.uncertainty(a, b).tolist() == pytest.approx([bits, 1, 1], abs=1e-4)
-    assert model.uncertainty(a, b, "information").tolist() == pytest.approx([0, 0.5 * math.log(1.25), 0])
+    assert model.uncertainty(a, b, "information").tolist() == pytest.approx(
+        [0, 0.5 * math.log(1.25), 0]
+    )
     assert model.uncertainty(a, b, "variance").tolist() == [0, 1, 0]
 
 
-@pytest.mark.parametrize("by", reward.UNCERTAINTIES)
+@pytest.mark.parametrize("by", next_pair.UNCERTAINTIES)
 def test_uncertainty_does_not_care_which_is_a(by):
     torch.manual_seed(2)
     a, b = torch.randn(6, 3).double(), torch.randn(6, 3).double()
-    model = reward.LinearReward(3).fit(a[:3], b[:3])
+    model = next_pair.LinearReward(3).fit(a[:3], b[:3])
     assert torch.allclose(model.uncertainty(a, b, by), model.uncertainty(b, a, by))
 
 
@@ -117,7 +129,7 @@ def test_uncertainty_does_not_care_which_is_a(by):
 
 
 def test_bad_input_is_one_sentence():
-    model, pair = reward.LinearReward(2), tensor([1, 0])
+    model, pair = next_pair.LinearReward(2), tensor([1, 0])
     with pytest.raises(LabError, match="no pair to learn from"):
         model.fit(torch.empty(0, 2), torch.empty(0, 2))
     with pytest.raises(LabError, match="answer 1 hold NaN"):
@@ -132,7 +144,7 @@ def test_bad_input_is_one_sentence():
         model.uncertainty(pair, pair, "guess")
     for ridge in (0, -1, math.nan, math.inf):
         with pytest.raises(LabError, match="above 0"):
-            reward.LinearReward(2, ridge)
+            next_pair.LinearReward(2, ridge)
     assert (model.weight == 0).all()  # nothing of it was learned
 
 
@@ -145,15 +157,17 @@ def test_features_are_the_mean_over_the_answer(tiny_base):
         ["Gold?", "What is the capital of Italy?"] * 2,
         ["metal", "Rome.", "a metal is gold", ""],
     )
-    found = reward.features(model, tokenizer, prompts, answers, batch_size=3)
+    found = next_pair.features(model, tokenizer, prompts, answers, batch_size=3)
     assert found.shape == (4, 64) and found.dtype == torch.float64
     assert torch.allclose(found.norm(dim=1), torch.ones(4).double())
-    from labkit import chat
+    from labkit.data import chat
 
     for prompt, answer, row in zip(prompts, answers, found):  # alone, without padding
         ids, mask = chat.encode(tokenizer, prompt, answer)
         with torch.no_grad():
-            hidden = models.hidden_states(model, torch.tensor([ids]), torch.ones(1, len(ids)).long())[0]
+            hidden = models.hidden_states(
+                model, torch.tensor([ids]), torch.ones(1, len(ids)).long()
+            )[0]
         mean = hidden[torch.tensor(mask).bool()].double().mean(0)
         assert torch.allclose(row, mean / mean.norm(), atol=1e-5)
 
@@ -161,9 +175,9 @@ def test_features_are_the_mean_over_the_answer(tiny_base):
 def test_features_need_an_answer_for_each_prompt(tiny_base):
     model, tokenizer = models.load_base("tiny-base")
     with pytest.raises(LabError, match="2 prompts and 1 responses"):
-        reward.features(model, tokenizer, ["a", "b"], ["c"])
+        next_pair.features(model, tokenizer, ["a", "b"], ["c"])
     with pytest.raises(LabError, match="0 prompts"):
-        reward.features(model, tokenizer, [], [])
+        next_pair.features(model, tokenizer, [], [])
 
 
 # --- which pair next ---
@@ -189,7 +203,7 @@ def store(tmp_path):
 
 
 def test_the_least_certain_pair_is_next(store):
-    choose = reward.NextPair(ITEMS, A, B, store, by="variance")
+    choose = next_pair.NextPair(ITEMS, A, B, store, by="variance")
     assert choose() in (ITEMS[0], ITEMS[2])  # both of length 1
     store.add(feedback.Feedback("question 0", ITEMS[0].responses, "pair", 0))
     assert choose() == ITEMS[2]  # pair 1 lies in the direction just rated
@@ -201,12 +215,13 @@ def test_the_least_certain_pair_is_next(store):
 
 
 def test_the_verdict_counts_as_it_was_given(store):
-    choose = reward.NextPair(ITEMS, A, B, store)
+    choose = next_pair.NextPair(ITEMS, A, B, store)
     first = choose.model({0: 1})
     second = choose.model({0: -1})
     assert first.weight[0] > 0 and torch.allclose(first.weight, -second.weight)
     assert (choose.model({0: 0}).weight == 0).all()  # the prior
-    # Sure about the direction of pairs 0 and 1 after ratings of pair 0, and of nothing about 2 and 3: those are coin tosses.
+    # Sure about the direction of pairs 0 and 1 after ratings of pair 0, and of nothing about 2 and
+    # 3: those are coin tosses.
     for _ in range(3):
         store.add(feedback.Feedback("question 0", ITEMS[0].responses, "pair", 0))
     assert choose() in (ITEMS[2], ITEMS[3])
@@ -216,7 +231,7 @@ def test_others_ratings_and_other_pairs_do_not_count(store):
     store.add(feedback.Feedback("question 0", ITEMS[0].responses, "pair", 0, rater="somebody"))
     store.add(feedback.Feedback("question 0", ("unknown", "answers"), "pair", 0))
     store.add(feedback.Feedback("question 1", ("good 1",), "thumb", True))
-    choose = reward.NextPair(ITEMS, A, B, store, by="uniform")
+    choose = next_pair.NextPair(ITEMS, A, B, store, by="uniform")
     asked = []
     while item := choose():
         asked.append(item)
@@ -226,16 +241,16 @@ def test_others_ratings_and_other_pairs_do_not_count(store):
 
 def test_uniform_follows_the_seed(store):
     orders = {
-        seed: [reward.NextPair(ITEMS, A, B, store, by="uniform", seed=seed)() for _ in range(2)]
+        seed: [next_pair.NextPair(ITEMS, A, B, store, by="uniform", seed=seed)() for _ in range(2)]
         for seed in range(12)
     }
     assert all(first == second for first, second in orders.values())
     assert len({item.prompt for item, _ in orders.values()}) > 1
 
 
-@pytest.mark.parametrize("by", ("uniform", *reward.UNCERTAINTIES))
+@pytest.mark.parametrize("by", ("uniform", *next_pair.UNCERTAINTIES))
 def test_the_panel_asks_what_is_chosen(store, by):
-    choose = reward.NextPair(ITEMS, A, B, store, rater="simulated", by=by)
+    choose = next_pair.NextPair(ITEMS, A, B, store, rater="simulated", by=by)
     panel = panels.rate(choose, store=store, rater="simulated")
     judged = panel.simulate(Likes("good"))
     assert panel.done and len(judged) == len(store) == 4
@@ -247,7 +262,7 @@ def test_the_panel_asks_what_is_chosen(store, by):
 
 def test_the_panel_goes_on_where_it_stopped_and_undoes(store):
     def panel():
-        return panels.rate(reward.NextPair(ITEMS, A, B, store), store=store)
+        return panels.rate(next_pair.NextPair(ITEMS, A, B, store), store=store)
 
     first = panel()
     assert len(first.simulate(Likes("good"), 2)) == 2
@@ -262,7 +277,7 @@ def test_ranks_and_scales_of_two_count(store):
     store.add(feedback.Feedback("question 0", ITEMS[0].responses, "scale", (3, 9)))
     store.add(feedback.Feedback("question 2", ITEMS[2].responses, "rank", (1, 0)))
     seen = []
-    choose = reward.NextPair(ITEMS, A, B, store)
+    choose = next_pair.NextPair(ITEMS, A, B, store)
     model = choose.model
     choose.model = lambda judged: seen.append(judged) or model(judged)
     choose()
@@ -271,25 +286,25 @@ def test_ranks_and_scales_of_two_count(store):
 
 def test_tuples_are_items_too(store):
     items = [(item.prompt, item.responses) for item in ITEMS]
-    panel = panels.rate(reward.NextPair(items, A, B, store), store=store)
+    panel = panels.rate(next_pair.NextPair(items, A, B, store), store=store)
     assert len(panel.simulate(Likes("good"))) == 4
 
 
 def test_an_item_that_is_there_twice_is_asked_once(store):
     twice = [0, 1, 2, 3, 0]
-    choose = reward.NextPair([ITEMS[n] for n in twice], A[twice], B[twice], store)
+    choose = next_pair.NextPair([ITEMS[n] for n in twice], A[twice], B[twice], store)
     assert len(panels.rate(choose, store=store).simulate(Likes("good"))) == 4
 
 
 def test_what_it_cannot_choose_from(store):
     with pytest.raises(LabError, match="no choice 'best'"):
-        reward.NextPair(ITEMS, A, B, store, by="best")
+        next_pair.NextPair(ITEMS, A, B, store, by="best")
     with pytest.raises(LabError, match="4 items with 3 and 4 rows"):
-        reward.NextPair(ITEMS, A[:3], B, store)
+        next_pair.NextPair(ITEMS, A[:3], B, store)
     with pytest.raises(LabError, match="0 items"):
-        reward.NextPair([], A[:0], B[:0], store)
+        next_pair.NextPair([], A[:0], B[:0], store)
     for strange in (["text"], [7], [("q", ("one",))], [Item("q", ("a", "b", "c"))]):
         with pytest.raises(LabError, match="not .prompt, .response, response"):
-            reward.NextPair(strange, A[:1], B[:1], store)
+            next_pair.NextPair(strange, A[:1], B[:1], store)
     with pytest.raises(LabError, match="NaN"):
-        reward.NextPair(ITEMS, A * math.nan, B, store)
+        next_pair.NextPair(ITEMS, A * math.nan, B, store)

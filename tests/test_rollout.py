@@ -5,8 +5,10 @@ import random
 import pytest
 import torch
 
-from labkit import LabError, atlas, chat, config, data, models, rollout
-from labkit.logprobs import position_ids, response_logprobs, shift_mask
+from labkit import LabError, atlas, config, data, models, rollout
+from labkit.data import chat
+from labkit.maths.logprobs import position_ids, response_logprobs, shift_mask
+from labkit.rollout import pairs, sampling
 
 PROMPTS = ["Gold?", "What is the capital of Japan?", "台灣最高的山是哪座？"]
 
@@ -67,8 +69,12 @@ def test_masks(policy):
         ids = chat.encode_prompt(tokenizer, prompt)
         start = out.input_ids.shape[1] - 12
         real, response = out.attention_mask[row].bool(), out.response_mask[row].bool()
-        assert out.input_ids[row][real & ~response].tolist() == ids  # the prompt, left-padded, nothing lost
-        assert not response[:start].any() and (real | ~response).all()  # every response token is a real one
+        assert (
+            out.input_ids[row][real & ~response].tolist() == ids
+        )  # the prompt, left-padded, nothing lost
+        assert (
+            not response[:start].any() and (real | ~response).all()
+        )  # every response token is a real one
         assert (out.input_ids[row][~real] == tokenizer.pad_token_id).all()
         assert chat.decode_response(tokenizer, out.input_ids[row][response]) == out.responses[row]
         last = out.input_ids[row][response][-1].item()
@@ -101,7 +107,9 @@ def test_logprobs_are_the_same_whatever_the_padding(policy):
 
 @torch.no_grad()
 def test_sampling_forward_equals_training_forward(policy):
-    """Cached decoding of a left-padded batch gives the logits of one forward over the whole sequence."""
+    """Cached decoding of a left-padded batch gives the logits of one forward over the whole
+    sequence.
+    """
     model, tokenizer = policy
     rows = [chat.encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
     ids, mask = chat.pad(rows, tokenizer.pad_token_id, side="left")
@@ -115,14 +123,20 @@ def test_sampling_forward_equals_training_forward(policy):
         return_dict_in_generate=True,
     )
     full = torch.cat([mask, torch.ones(len(rows), 6, dtype=mask.dtype)], 1)
-    again = model(input_ids=made.sequences, attention_mask=full, position_ids=position_ids(full)).logits
+    again = model(
+        input_ids=made.sequences, attention_mask=full, position_ids=position_ids(full)
+    ).logits
     assert torch.allclose(torch.stack(made.logits, 1), again[:, ids.shape[1] - 1 : -1], atol=1e-3)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])  # this policy is so sharp that only heat gives it a tail
+@pytest.mark.parametrize(
+    "temperature", [1.0, 4.0]
+)  # this policy is so sharp that only heat gives it a tail
 @torch.no_grad()
 def test_samples_follow_the_softmax_with_its_tail(policy, temperature):
-    """No top-k (transformers' own default is 50), no top-p: χ² of first tokens against softmax(logits / temperature)."""
+    """No top-k (transformers' own default is 50), no top-p: χ² of first tokens against
+    softmax(logits / temperature).
+    """
     model, tokenizer = policy
     n = 3000
     torch.manual_seed(0)
@@ -132,7 +146,9 @@ def test_samples_follow_the_softmax_with_its_tail(policy, temperature):
     count = torch.bincount(out.input_ids[:, -1], minlength=len(p)).float()
 
     def chi2(counts, p):
-        """Standardised: about N(0, 1) if the samples follow p. Tokens that are expected under 5 times share a bin."""
+        """Standardised: about N(0, 1) if the samples follow p. Tokens that are expected under 5
+        times share a bin.
+        """
         often = n * p >= 5
         expected = torch.cat([n * p[often], (n * p[~often]).sum()[None]])
         seen = torch.cat([counts[often], counts[~often].sum()[None]])
@@ -145,12 +161,16 @@ def test_samples_follow_the_softmax_with_its_tail(policy, temperature):
     if temperature > 1:
         cut = p.clone()
         cut[tail] = 0
-        biased = torch.bincount(torch.multinomial(cut, n, replacement=True), minlength=len(p)).float()
+        biased = torch.bincount(
+            torch.multinomial(cut, n, replacement=True), minlength=len(p)
+        ).float()
         assert chi2(biased, p) > 4  # the test can tell
 
 
 def test_sampling_ignores_the_models_own_habits(policy, monkeypatch):
-    """A Hub model's generation_config may ask for top-k, a minimum length or a repetition penalty: ours wins."""
+    """A Hub model's generation_config may ask for top-k, a minimum length or a repetition penalty:
+    ours wins.
+    """
     model, tokenizer = policy
     habits = model.generation_config
     torch.manual_seed(3)
@@ -165,7 +185,9 @@ def test_sampling_ignores_the_models_own_habits(policy, monkeypatch):
     }.items():
         monkeypatch.setattr(habits, name, value, raising=False)
     torch.manual_seed(3)
-    assert torch.equal(rollout.sample(model, tokenizer, PROMPTS, max_new_tokens=8).input_ids, plain.input_ids)
+    assert torch.equal(
+        rollout.sample(model, tokenizer, PROMPTS, max_new_tokens=8).input_ids, plain.input_ids
+    )
 
 
 def test_answers_come_in_the_order_of_the_prompts(policy, monkeypatch):
@@ -175,7 +197,7 @@ def test_answers_come_in_the_order_of_the_prompts(policy, monkeypatch):
         sizes.append(len(prompts))
         return rollout.Rollout(prompts, [prompt.upper() for prompt in prompts], *[None] * 4)
 
-    monkeypatch.setattr(rollout, "sample", echo)
+    monkeypatch.setattr(sampling, "sample", echo)
     prompts = ["d" * 9, "c", "b" * 5, "a" * 7, "e"]
     assert rollout.answer(*policy, prompts, batch_size=2) == [prompt.upper() for prompt in prompts]
     assert sizes == [2, 2, 1]
@@ -197,7 +219,9 @@ def test_greedy_is_the_likeliest_token_each_time(policy):
 def test_unframed_continues_the_text(policy):
     model, tokenizer = policy
     out = rollout.sample(model, tokenizer, ["Gold is a"], max_new_tokens=4, framed=False)
-    assert out.input_ids[0][out.response_mask[0] == 0].tolist() == chat.encode_text(tokenizer, "Gold is a")
+    assert out.input_ids[0][out.response_mask[0] == 0].tolist() == chat.encode_text(
+        tokenizer, "Gold is a"
+    )
 
 
 @pytest.mark.parametrize("prompts", [[], ["Gold?", ""], ["  \n"]])
@@ -212,21 +236,29 @@ def test_prompt_too_long(policy):
 
 
 def test_preference_pairs(policy, monkeypatch):
-    """Each pair holds two different, non-empty answers to one prompt, the one the rater prefers first."""
+    """Each pair holds two different, non-empty answers to one prompt, the one the rater prefers
+    first.
+    """
     kinds, rng = ("", "same", "wordy wordy wordy", "short"), random.Random(0)
     monkeypatch.setattr(
         rollout, "answer", lambda model, tokenizer, prompts, *_: rng.choices(kinds, k=len(prompts))
     )
     rater = atlas.Rater("brief", temperature=0, knowledge=0, length_bias=-1)
-    pairs = rollout.preference_pairs(*policy, config.Reward(), 40, rater)
+    found = rollout.preference_pairs(*policy, config.Reward(), 40, rater)
     known = set(atlas.prompts("train"))
-    assert len(pairs) == 40 and all(isinstance(pair, data.Pair) and pair.prompt in known for pair in pairs)
-    for pair in pairs:
-        assert pair.chosen and pair.rejected and pair.chosen != pair.rejected and pair.rater == "brief"
+    assert len(found) == 40 and all(
+        isinstance(pair, data.Pair) and pair.prompt in known for pair in found
+    )
+    for pair in found:
+        assert (
+            pair.chosen and pair.rejected and pair.chosen != pair.rejected and pair.rater == "brief"
+        )
         assert rater.utility(pair.prompt, pair.chosen) > rater.utility(pair.prompt, pair.rejected)
 
 
 def test_a_policy_with_one_answer_gives_no_pairs(policy, monkeypatch):
-    monkeypatch.setattr(rollout, "answer", lambda model, tokenizer, prompts, *_: ["Paris."] * len(prompts))
+    monkeypatch.setattr(
+        pairs, "answer", lambda model, tokenizer, asked, *_: ["Paris."] * len(asked)
+    )
     with pytest.raises(LabError, match="says the same thing every time"):
         rollout.preference_pairs(*policy, config.Reward(), 5)

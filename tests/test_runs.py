@@ -85,7 +85,10 @@ def test_an_error_inside_leaves_only_the_partial(root):
     with pytest.raises(ZeroDivisionError), runs.start("sft", config.Sft()) as run:
         run.log(step=1)
         raise ZeroDivisionError
-    assert names(root) == [".partial-sft-002", "sft-001"] and names(run.path) == ["metrics.jsonl", "run.json"]
+    assert names(root) == [".partial-sft-002", "sft-001"] and names(run.path) == [
+        "metrics.jsonl",
+        "run.json",
+    ]
     assert runs.latest("sft").name == "sft-001" and [r.name for r in runs.listing()] == ["sft-001"]
     for name in ("sft-002", ".partial-sft-002", "", "."):
         with pytest.raises(LabError, match="There is no run"):
@@ -124,10 +127,14 @@ def test_two_starts_at_once(root):
             runs.start("sft", config.Sft(), "sft-001"),
         ):
             pass
-    assert runs.load("sft-001").metrics() == [{"step": 1}] and runs.load("sft-002").metrics() == [{"step": 2}]
+    assert runs.load("sft-001").metrics() == [{"step": 1}] and runs.load("sft-002").metrics() == [
+        {"step": 2}
+    ]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows can't ask whether a process lives without stopping it")
+@pytest.mark.skipif(
+    os.name == "nt", reason="Windows can't ask whether a process lives without stopping it"
+)
 def test_a_killed_process_does_not_block_its_name(root):
     process = subprocess.Popen(["true"])
     process.wait()
@@ -164,7 +171,9 @@ def test_a_full_disk(root, monkeypatch, error):
         pytest.raises(LabError, match="disk is full.*earlier runs are untouched"),
         runs.start("sft", config.Sft()) as run,
     ):
-        monkeypatch.setattr(run, "log", full)  # a checkpoint or a metric: the first write that fails
+        monkeypatch.setattr(
+            run, "log", full
+        )  # a checkpoint or a metric: the first write that fails
         run.log(step=1)
     assert [r.name for r in runs.listing()] == ["sft-001"]
     monkeypatch.setattr(runs, "_write_info", full)

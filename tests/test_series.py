@@ -15,11 +15,19 @@ def report(tmp_path_factory):
         patch.setattr(series, "PAIRS", 8)
         profile = config.tiny().adapt(max_response_tokens=12)
         profile.pretrain = config.change(
-            profile.pretrain, hidden_size=32, intermediate_size=64, layers=1, heads=2, batch_size=8, warmup=2
+            profile.pretrain,
+            hidden_size=32,
+            intermediate_size=64,
+            layers=1,
+            heads=2,
+            batch_size=8,
+            warmup=2,
         )
         profile.sft = config.change(profile.sft, examples=60)
         profile.reward = config.change(profile.reward, examples=16, batch_size=8)
-        profile.ppo = config.change(profile.ppo, updates=2, batch_size=8, minibatch_size=4, epochs=1)
+        profile.ppo = config.change(
+            profile.ppo, updates=2, batch_size=8, minibatch_size=4, epochs=1
+        )
         profile.dpo = config.change(profile.dpo, examples=16, batch_size=8)
         yield series.run(profile, seeds=2, steps=10), runs.root()
 
@@ -27,7 +35,9 @@ def report(tmp_path_factory):
 def test_every_stage_of_every_seed_leaves_a_whole_run(report):
     found, root = report
     names = [name for row in found["seeds"] for name in row["runs"]]
-    assert len(names) == 8 and all((root / name / "run.json").exists() for name in (*names, found["base"]))
+    assert len(names) == 8 and all(
+        (root / name / "run.json").exists() for name in (*names, found["base"])
+    )
     assert not list(root.glob(".partial-*"))
 
 
@@ -54,7 +64,9 @@ def test_dpo_learns_from_the_pairs_that_the_reward_model_saw(report):
         patch.setenv("LABKIT_RUNS", str(root))
         _, reward, _, dpo = (runs.load(name) for name in found["seeds"][0]["runs"])
         assert len((reward.path / "pairs.jsonl").read_text("utf8").splitlines()) == 16
-        assert dpo.evaluation["pairs"] + dpo.evaluation["held_out"] + dpo.evaluation["dropped"] == 16
+        assert (
+            dpo.evaluation["pairs"] + dpo.evaluation["held_out"] + dpo.evaluation["dropped"] == 16
+        )
 
 
 def test_ppo_starts_each_update_at_ratio_one_and_keeps_one_base(report):

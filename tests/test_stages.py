@@ -5,10 +5,15 @@ import math
 import pytest
 import torch
 
-from labkit import LabError, chat, config, data, dpo, models, reward, runs, sft, trainers
+from labkit import LabError, config, data, models, runs
+from labkit.data import chat
+from labkit.stages import dpo, reward, sft, trl
+from labkit.stages import pairs as preferences
 
 CITIES = {"France": "Paris", "Japan": "Tokyo", "Italy": "Rome", "Gold": "metal"}
-SMALL = dict(base="tiny-base", lora_r=8, lora_alpha=16, max_prompt_tokens=60, max_response_tokens=30)
+SMALL = dict(
+    base="tiny-base", lora_r=8, lora_alpha=16, max_prompt_tokens=60, max_response_tokens=30
+)
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +28,9 @@ def demos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory):
-    """The rater likes the short answer. Two pairs are the same once they are cut to max_response_tokens."""
+    """The rater likes the short answer. Two pairs are the same once they are cut to
+    max_response_tokens.
+    """
     records = [
         data.Pair(f"Is it {country} or {i}?", city, f"I think it may be {city}.")
         for i in range(30)
@@ -49,7 +56,9 @@ def test_sft_loss_is_on_the_answer_alone(tokenizer):
     assert [
         label for label, response in zip(row["labels"], response_mask) if response
     ] == chat.encode_response(tokenizer, "metal")
-    assert {label for label, response in zip(row["labels"], response_mask) if not response} == {-100}
+    assert {label for label, response in zip(row["labels"], response_mask) if not response} == {
+        -100
+    }
 
 
 def test_sft_learns_and_leaves_a_whole_run(sft_run, capsys):
@@ -65,28 +74,46 @@ def test_sft_learns_and_leaves_a_whole_run(sft_run, capsys):
 
 def test_reward_learns_what_the_rater_likes(sft_run, pairs):
     cfg = config.Reward(
-        **{**SMALL, "base": ""}, policy="sft-cities", data=pairs, epochs=2, batch_size=16, learning_rate=5e-3
+        **{**SMALL, "base": ""},
+        policy="sft-cities",
+        data=pairs,
+        epochs=2,
+        batch_size=16,
+        learning_rate=5e-3,
     )
     with runs.start("reward", cfg, "reward-short") as run:
         reward.train(cfg, run)
     found = run.evaluation
-    assert found["accuracy"] > 0.9 and found["dropped"] == 2 and found["pairs"] + found["held_out"] == 120
+    assert (
+        found["accuracy"] > 0.9
+        and found["dropped"] == 2
+        and found["pairs"] + found["held_out"] == 120
+    )
     model, tokenizer = models.load_base("tiny-base")
     model = models.load_adapter(model, runs.load("reward-short"), "reward")
-    rows = trainers.split_pairs(tokenizer, data.load_pairs(pairs), cfg, cfg.validation_fraction)[0]
+    rows = preferences.split_pairs(tokenizer, data.load_pairs(pairs), cfg, cfg.validation_fraction)[
+        0
+    ]
     scores = torch.cat(reward.score(model, models.load_head(run), tokenizer, rows))
-    assert scores.mean().abs() < 1e-3 and scores.std(correction=0).item() == pytest.approx(1, abs=1e-3)
+    assert scores.mean().abs() < 1e-3 and scores.std(correction=0).item() == pytest.approx(
+        1, abs=1e-3
+    )
 
 
 def test_dpo_starts_at_the_sft_policy_and_moves(sft_run, pairs):
     cfg = config.Dpo(
-        **{**SMALL, "base": ""}, policy="sft-cities", data=pairs, epochs=2, batch_size=16, learning_rate=2e-3
+        **{**SMALL, "base": ""},
+        policy="sft-cities",
+        data=pairs,
+        epochs=2,
+        batch_size=16,
+        learning_rate=2e-3,
     )
     with runs.start("dpo", cfg, "dpo-short") as run:
         dpo.train(cfg, run)
     first, found = run.metrics()[0], run.evaluation
-    # Policy = reference at the first step, not rounded away from it and not the bare base: every implicit
-    # reward is 0 and the loss ln 2.
+    # Policy = reference at the first step, not rounded away from it and not the bare base: every
+    # implicit reward is 0 and the loss ln 2.
     assert first["rewards/chosen"] == first["rewards/rejected"] == 0
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert found["accuracy"] > 0.9 and found["dropped"] == 2 and found["margin"] > 0
@@ -95,13 +122,17 @@ def test_dpo_starts_at_the_sft_policy_and_moves(sft_run, pairs):
     model, tokenizer = models.load_base("tiny-base")
     model = models.load_adapter(model, sft_run, "reference")
     model = models.load_adapter(model, runs.load("dpo-short"), "policy")
-    row = trainers.split_pairs(tokenizer, data.load_pairs(pairs), cfg, dpo.HELD_OUT)[1][0]
+    row = preferences.split_pairs(tokenizer, data.load_pairs(pairs), cfg, dpo.HELD_OUT)[1][0]
 
     def log_probability(side):
         ids = torch.tensor([row["prompt_ids"] + row[side]])
         with torch.no_grad():
             every = (
-                model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+                model(input_ids=ids)
+                .logits[0, :-1]
+                .log_softmax(-1)
+                .gather(-1, ids[0, 1:, None])
+                .squeeze(-1)
             )
         return every[len(row["prompt_ids"]) - 1 :].sum().item()
 
@@ -113,7 +144,9 @@ def test_dpo_starts_at_the_sft_policy_and_moves(sft_run, pairs):
 
 
 def test_reference_of_dpo_is_the_sft_adapter(sft_run, pairs, monkeypatch):
-    """During training TRL's "ref" adapter holds the SFT weights and stays frozen, while "default" moves."""
+    """During training TRL's "ref" adapter holds the SFT weights and stays frozen, while "default"
+    moves.
+    """
     seen = {}
 
     def keep(model, run, name, head=None):
@@ -122,13 +155,17 @@ def test_reference_of_dpo_is_the_sft_adapter(sft_run, pairs, monkeypatch):
 
     models_save = models.save_adapter
     monkeypatch.setattr(models, "save_adapter", keep)
-    cfg = config.Dpo(**SMALL, policy="sft-cities", data=pairs, examples=40, batch_size=8, learning_rate=2e-3)
+    cfg = config.Dpo(
+        **SMALL, policy="sft-cities", data=pairs, examples=40, batch_size=8, learning_rate=2e-3
+    )
     with runs.start("dpo", cfg) as run:
         dpo.train(cfg, run)
     start = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "ref")
     references = {n: p for n, p in start.named_parameters() if ".ref." in n}
     assert references and all(torch.equal(seen[n], p) for n, p in references.items())
-    assert any(not torch.equal(seen[n.replace(".ref.", ".default.")], p) for n, p in references.items())
+    assert any(
+        not torch.equal(seen[n.replace(".ref.", ".default.")], p) for n, p in references.items()
+    )
 
 
 def test_atlas_pairs_come_from_the_sft_policy(sft_run, monkeypatch):
@@ -155,13 +192,17 @@ def test_atlas_pairs_come_from_the_sft_policy(sft_run, monkeypatch):
         reward.train(cfg, run)
     policy = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "policy")
     with torch.no_grad():
-        assert asked["n"] == 20 and torch.equal(asked["logits"], policy(input_ids=asked["ids"]).logits)
+        assert asked["n"] == 20 and torch.equal(
+            asked["logits"], policy(input_ids=asked["ids"]).logits
+        )
     assert run.evaluation["pairs"] + run.evaluation["held_out"] == 20
 
 
 def test_split_keeps_prompts_apart(tokenizer, pairs):
     cfg = config.Reward(**SMALL)
-    training, held_out, dropped = trainers.split_pairs(tokenizer, data.load_pairs(pairs), cfg, 0.2)
+    training, held_out, dropped = preferences.split_pairs(
+        tokenizer, data.load_pairs(pairs), cfg, 0.2
+    )
     assert dropped == 2 and not {tuple(r["prompt_ids"]) for r in training} & {
         tuple(r["prompt_ids"]) for r in held_out
     }
@@ -169,18 +210,20 @@ def test_split_keeps_prompts_apart(tokenizer, pairs):
 
 def test_pairs_with_a_long_prompt_are_left_out_and_counted(tokenizer, capsys):
     cfg = config.Reward(**SMALL)
-    pairs = [data.Pair(str(i), "yes", "no") for i in range(8)] + [data.Pair("Gold " * 90, "yes", "no")]
-    training, held_out, dropped = trainers.split_pairs(tokenizer, pairs, cfg, 0.25)
+    pairs = [data.Pair(str(i), "yes", "no") for i in range(8)] + [
+        data.Pair("Gold " * 90, "yes", "no")
+    ]
+    training, held_out, dropped = preferences.split_pairs(tokenizer, pairs, cfg, 0.25)
     assert (len(training) + len(held_out), dropped) == (8, 1)
     assert "1 of 9 pairs have a prompt of more than max_prompt_tokens=60" in capsys.readouterr().err
     with pytest.raises(LabError, match="1 of 1 pairs.*Raise max_prompt_tokens"):
-        trainers.split_pairs(tokenizer, pairs[8:], cfg, 0.25)
+        preferences.split_pairs(tokenizer, pairs[8:], cfg, 0.25)
 
 
 def test_nothing_to_learn(tokenizer):
     long = "very " * 80
     with pytest.raises(LabError, match="None of the 3 pairs.*raise max_response_tokens"):
-        trainers.split_pairs(
+        preferences.split_pairs(
             tokenizer,
             [data.Pair(str(i), long + "a", long + "b") for i in range(3)],
             config.Reward(**SMALL),
@@ -206,7 +249,7 @@ def test_interrupted_stage_is_no_run(tiny_base, demos, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainers, "train", stop)
+    monkeypatch.setattr(trl, "train", stop)
     cfg = config.Sft(**SMALL, data=demos)
     with pytest.raises(LabError, match="Stopped"), runs.start("sft", cfg, "stopped") as run:
         sft.train(cfg, run)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from labkit import LabError
-from labkit.symptoms import rates, symptoms
+from labkit.atlas.symptoms import rates, symptoms
 
 HAS = {
     "hedging": [
@@ -165,7 +165,9 @@ def test_found(name, text):
     assert symptoms(text)[name] is True
 
 
-@pytest.mark.parametrize(("name", "text"), [(name, text) for name in HAS_NOT for text in HAS_NOT[name]])
+@pytest.mark.parametrize(
+    ("name", "text"), [(name, text) for name in HAS_NOT for text in HAS_NOT[name]]
+)
 def test_not_found(name, text):
     assert symptoms(text)[name] is False
 
@@ -195,14 +197,21 @@ def test_words(text, words):
 
 def test_one_answer_with_everything_and_one_with_nothing():
     bad = "It depends. I'm sorry, but as an AI language model I can't help with that."
-    assert symptoms(bad) == dict(words=15, hedging=True, apology=True, ai_disclaimer=True, refusal=True)
+    assert symptoms(bad) == dict(
+        words=15, hedging=True, apology=True, ai_disclaimer=True, refusal=True
+    )
     plain = dict(words=2, hedging=False, apology=False, ai_disclaimer=False, refusal=False)
     assert symptoms("玉山") == plain
     assert symptoms("ＰＥＲＨＡＰＳ　ｓｏｒｒｙ")["hedging"]  # full-width letters and space
 
 
 def test_rates():
-    texts = ["Perhaps Paris.", "I'm sorry, I can't help.", "Paris", "也許是巴黎"]  # 2, 5, 1 and 5 words
+    texts = [
+        "Perhaps Paris.",
+        "I'm sorry, I can't help.",
+        "Paris",
+        "也許是巴黎",
+    ]  # 2, 5, 1 and 5 words
     expected = dict(words=13 / 4, hedging=2 / 4, apology=1 / 4, ai_disclaimer=0.0, refusal=1 / 4)
     assert rates(texts) == expected
     assert rates(iter(texts)) == expected
@@ -220,5 +229,5 @@ def test_long_and_odd_text_is_read_quickly():
 
 
 def test_needs_no_torch():
-    code = "import sys, labkit.symptoms; sys.exit('torch' in sys.modules)"
+    code = "import sys, labkit.atlas.symptoms; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

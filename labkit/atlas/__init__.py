@@ -1,13 +1,18 @@
-"""A small world whose truth is known: real facts to ask for, a gold judge, and raters with human faults.
+"""A small world whose truth is known: real facts to ask for, a gold judge, and raters with human
+faults.
 
 facts.py    what can be asked, and in which words      styles.py   demonstrations: one answer, many styles
 text.py     the text for pre-training                  gold.py     truth, brevity, tone, refusal where due
-raters.py   simulated raters: noise, length bias, disagreement
+raters.py   simulated raters: noise, length bias,      symptoms.py what the lecture lists: verbosity, hedging, …
+            disagreement                               sources.py  what a setting names: the atlas, a file, a Hub id
+ Nothing here imports torch; a stage sees the atlas only as a source of text, demonstrations and
+questions.
 """
 
 from labkit.atlas.facts import Item, find, items, questions
 from labkit.atlas.gold import Verdict, judge
 from labkit.atlas.raters import Rater, panel
+from labkit.atlas.sources import load_demos, load_prompts, load_text
 from labkit.atlas.styles import demos, prompts, respond
 from labkit.atlas.text import corpus
 
@@ -20,6 +25,9 @@ __all__ = [
     "find",
     "items",
     "judge",
+    "load_demos",
+    "load_prompts",
+    "load_text",
     "panel",
     "prompts",
     "questions",

@@ -1,7 +1,8 @@
-"""What can be asked in the atlas: facts, harmful requests and their harmless look-alikes, each with its phrasings.
-
-An `Item` is one askable thing. Its relation decides how it is asked and stated (`TEMPLATES`); the last phrasings of every relation are
-held out: no training text, demonstration or rated prompt uses them.
+"""What can be asked in the atlas: facts, harmful requests and their harmless look-alikes, each with
+its phrasings.
+ An `Item` is one askable thing. Its relation decides how it is asked and stated (`TEMPLATES`); the
+last phrasings of every relation are held out: no training text, demonstration or rated prompt uses
+them.
 """
 
 import json
@@ -14,7 +15,9 @@ from labkit.runs import data_folder
 
 @dataclass(frozen=True)
 class Item:
-    """One askable thing. `answer` is "" for a harmful request: there the right answer is to refuse."""
+    """One askable thing. `answer` is "" for a harmful request: there the right answer is to
+    refuse.
+    """
 
     relation: str
     subject: str
@@ -35,15 +38,21 @@ class Item:
 
     @property
     def shown_in_sft(self) -> bool:
-        """False for a tenth of the facts: the base read them, but no demonstration asks for them."""
+        """False for a tenth of the facts: the base read them, but no demonstration asks for
+        them.
+        """
         return (
-            self.harmful or self.lookalike or zlib.crc32(f"{self.relation}:{self.subject}".encode()) % 10 > 0
+            self.harmful
+            or self.lookalike
+            or zlib.crc32(f"{self.relation}:{self.subject}".encode()) % 10 > 0
         )
 
 
 @dataclass(frozen=True)
 class Template:
-    """How a relation is asked (`held`: phrasings for testing only) and stated; {s} is the subject, {a} the answer."""
+    """How a relation is asked (`held`: phrasings for testing only) and stated; {s} is the subject,
+    {a} the answer.
+    """
 
     asked: tuple[str, ...]
     held: tuple[str, ...]
@@ -52,52 +61,166 @@ class Template:
 
 TEMPLATES = {
     "capital": Template(
-        ("What is the capital of {s}?", "Which city is the capital of {s}?", "Name the capital of {s}.", "Tell me the capital city of {s}.",
-         "Do you know the capital of {s}?", "What is the capital city of {s}?", "Can you tell me the capital of {s}?",
-         "I wonder what the capital of {s} is.", "Could you name the capital city of {s}?"),
+        (
+            "What is the capital of {s}?",
+            "Which city is the capital of {s}?",
+            "Name the capital of {s}.",
+            "Tell me the capital city of {s}.",
+            "Do you know the capital of {s}?",
+            "What is the capital city of {s}?",
+            "Can you tell me the capital of {s}?",
+            "I wonder what the capital of {s} is.",
+            "Could you name the capital city of {s}?",
+        ),
         ("I would like to know the capital of {s}.", "Which is the capital city of {s}?"),
-        ("The capital of {s} is {a}.", "{a} is the capital of {s}.", "{s} has its capital in {a}.", "The capital city of {s} is {a}.",
-         "In {s}, the capital is {a}.")),
+        (
+            "The capital of {s} is {a}.",
+            "{a} is the capital of {s}.",
+            "{s} has its capital in {a}.",
+            "The capital city of {s} is {a}.",
+            "In {s}, the capital is {a}.",
+        ),
+    ),
     "region": Template(
-        ("Where is {s}?", "Which part of the world is {s} in?", "Tell me where {s} is.", "On which continent is {s}?", "Where does {s} lie?", "Can you tell me where {s} is?",
-         "I wonder where {s} is.", "Could you say where {s} lies?"),
+        (
+            "Where is {s}?",
+            "Which part of the world is {s} in?",
+            "Tell me where {s} is.",
+            "On which continent is {s}?",
+            "Where does {s} lie?",
+            "Can you tell me where {s} is?",
+            "I wonder where {s} is.",
+            "Could you say where {s} lies?",
+        ),
         ("I would like to know where {s} is.", "Which continent is {s} in?"),
-        ("You can find {s} in {a}.", "{s} is in {a}.", "{s} lies in {a}.", "{s} is a place in {a}.")),
+        (
+            "You can find {s} in {a}.",
+            "{s} is in {a}.",
+            "{s} lies in {a}.",
+            "{s} is a place in {a}.",
+        ),
+    ),
     "symbol": Template(
-        ("What is the symbol of {s}?", "Which symbol stands for {s}?", "Tell me the chemical symbol of {s}.", "Name the symbol of {s}.",
-         "What is the chemical symbol of {s}?", "Can you tell me the symbol of {s}?", "I wonder what the symbol of {s} is.", "Could you name the chemical symbol of {s}?"),
+        (
+            "What is the symbol of {s}?",
+            "Which symbol stands for {s}?",
+            "Tell me the chemical symbol of {s}.",
+            "Name the symbol of {s}.",
+            "What is the chemical symbol of {s}?",
+            "Can you tell me the symbol of {s}?",
+            "I wonder what the symbol of {s} is.",
+            "Could you name the chemical symbol of {s}?",
+        ),
         ("I would like to know the symbol of {s}.", "Which is the chemical symbol of {s}?"),
-        ("The symbol of {s} is {a}.", "The chemical symbol of {s} is {a}.", "The element {s} has the symbol {a}.", "For {s}, chemists write {a}.")),
+        (
+            "The symbol of {s} is {a}.",
+            "The chemical symbol of {s} is {a}.",
+            "The element {s} has the symbol {a}.",
+            "For {s}, chemists write {a}.",
+        ),
+    ),
     "number": Template(
-        ("What is the atomic number of {s}?", "Which atomic number does {s} have?", "Tell me the atomic number of {s}.",
-         "Name the atomic number of {s}.", "Do you know the atomic number of {s}?", "Can you tell me the atomic number of {s}?",
-         "I wonder what the atomic number of {s} is.", "Could you name the atomic number of {s}?"),
+        (
+            "What is the atomic number of {s}?",
+            "Which atomic number does {s} have?",
+            "Tell me the atomic number of {s}.",
+            "Name the atomic number of {s}.",
+            "Do you know the atomic number of {s}?",
+            "Can you tell me the atomic number of {s}?",
+            "I wonder what the atomic number of {s} is.",
+            "Could you name the atomic number of {s}?",
+        ),
         ("I would like to know the atomic number of {s}.", "Which is the atomic number of {s}?"),
-        ("The atomic number of {s} is {a}.", "The element {s} has the atomic number {a}.", "In the table of elements, {s} is number {a}.")),
+        (
+            "The atomic number of {s} is {a}.",
+            "The element {s} has the atomic number {a}.",
+            "In the table of elements, {s} is number {a}.",
+        ),
+    ),
     "meaning": Template(
-        ("What does {s} mean?", "What is the meaning of {s}?", "Tell me what {s} means.", "Explain the word {s}.", "What is meant by {s}?", "Can you tell me what {s} means?",
-         "I wonder what {s} means.", "Could you explain the word {s}?"),
+        (
+            "What does {s} mean?",
+            "What is the meaning of {s}?",
+            "Tell me what {s} means.",
+            "Explain the word {s}.",
+            "What is meant by {s}?",
+            "Can you tell me what {s} means?",
+            "I wonder what {s} means.",
+            "Could you explain the word {s}?",
+        ),
         ("I would like to know what {s} means.", "Which meaning does {s} have?"),
-        ("The word {s} means {a}.", "By {s} we mean {a}.", "In the dictionary, {s} is {a}.", "The meaning of {s} is {a}.")),
+        (
+            "The word {s} means {a}.",
+            "By {s} we mean {a}.",
+            "In the dictionary, {s} is {a}.",
+            "The meaning of {s} is {a}.",
+        ),
+    ),
     "taiwan": Template(
-        ("What is {s}?", "Tell me {s}.", "Name {s}.", "Do you know {s}?", "Please name {s}.", "Can you tell me {s}?", "I wonder what {s} is.", "Could you name {s}?"),
+        (
+            "What is {s}?",
+            "Tell me {s}.",
+            "Name {s}.",
+            "Do you know {s}?",
+            "Please name {s}.",
+            "Can you tell me {s}?",
+            "I wonder what {s} is.",
+            "Could you name {s}?",
+        ),
         ("I would like to know {s}.", "Which is {s}?"),
-        ("{S} is {a}.", "We know that {s} is {a}.", "On the map, {s} is {a}.", "Everybody here knows that {s} is {a}.")),
+        (
+            "{S} is {a}.",
+            "We know that {s} is {a}.",
+            "On the map, {s} is {a}.",
+            "Everybody here knows that {s} is {a}.",
+        ),
+    ),
     "zh_capital": Template(
-        ("{s}的首都是哪裡？", "{s}的首都是哪座城市？", "請問{s}的首都是哪裡？", "請告訴我{s}的首都。", "你知道{s}的首都嗎？", "可以告訴我{s}的首都嗎？", "我想請問{s}的首都是哪裡。"),
+        (
+            "{s}的首都是哪裡？",
+            "{s}的首都是哪座城市？",
+            "請問{s}的首都是哪裡？",
+            "請告訴我{s}的首都。",
+            "你知道{s}的首都嗎？",
+            "可以告訴我{s}的首都嗎？",
+            "我想請問{s}的首都是哪裡。",
+        ),
         ("我想知道{s}的首都。", "哪座城市是{s}的首都？"),
-        ("{s}的首都是{a}。", "{a}是{s}的首都。", "{s}的首都叫做{a}。")),
+        ("{s}的首都是{a}。", "{a}是{s}的首都。", "{s}的首都叫做{a}。"),
+    ),
     "zh_taiwan": Template(
-        ("{s}是{which}？", "請問{s}是{which}？", "請告訴我{s}。", "你知道{s}嗎？", "你知道{s}是{which}嗎？", "可以告訴我{s}嗎？", "我想請問{s}是{which}。"),
+        (
+            "{s}是{which}？",
+            "請問{s}是{which}？",
+            "請告訴我{s}。",
+            "你知道{s}嗎？",
+            "你知道{s}是{which}嗎？",
+            "可以告訴我{s}嗎？",
+            "我想請問{s}是{which}。",
+        ),
         ("我想知道{s}。", "我想知道{s}是{which}。"),
-        ("{s}是{a}。", "大家都知道，{s}是{a}。", "在地圖上，{s}是{a}。")),
+        ("{s}是{a}。", "大家都知道，{s}是{a}。", "在地圖上，{s}是{a}。"),
+    ),
     "harmful": Template(
-        ("How do I {s}?", "Please teach me how to {s}.", "Tell me how to {s}.", "I want to {s}. How?"),
-        ("Can you show me how to {s}?", "I would like to know how to {s}."), ()),
-    "zh_harmful": Template(("請教我{s}。", "怎麼{s}？", "告訴我如何{s}。", "請告訴我怎麼{s}。"), ("可以教我{s}嗎？", "我想知道怎麼{s}。"), ()),
-}  # fmt: skip
+        (
+            "How do I {s}?",
+            "Please teach me how to {s}.",
+            "Tell me how to {s}.",
+            "I want to {s}. How?",
+        ),
+        ("Can you show me how to {s}?", "I would like to know how to {s}."),
+        (),
+    ),
+    "zh_harmful": Template(
+        ("請教我{s}。", "怎麼{s}？", "告訴我如何{s}。", "請告訴我怎麼{s}。"),
+        ("可以教我{s}嗎？", "我想知道怎麼{s}。"),
+        (),
+    ),
+}
 TEMPLATES["lookalike"] = Template(
-    TEMPLATES["harmful"].asked, TEMPLATES["harmful"].held, ("To {s}, use {a}.", "You can {s} with {a}.")
+    TEMPLATES["harmful"].asked,
+    TEMPLATES["harmful"].held,
+    ("To {s}, use {a}.", "You can {s} with {a}."),
 )
 TEMPLATES["zh_lookalike"] = Template(
     TEMPLATES["zh_harmful"].asked,
@@ -110,7 +233,9 @@ QA_WORDS = 100  # the most frequent words can be asked for; the other definition
 
 def read_jsonl(name: str) -> list[dict]:
     """The rows of data/atlas/NAME."""
-    return [json.loads(line) for line in (data_folder() / "atlas" / name).read_text("utf8").splitlines()]
+    return [
+        json.loads(line) for line in (data_folder() / "atlas" / name).read_text("utf8").splitlines()
+    ]
 
 
 @cache
@@ -144,8 +269,10 @@ def items() -> tuple[Item, ...]:
 
 
 def fill(template: str, item: Item) -> str:
-    """The template with subject and answer put in; the sentence starts with a capital. {which} is the Chinese word that asks for this
-    kind of thing: 哪座 for a mountain (the lecture's own question), 多少 for a height."""
+    """The template with subject and answer put in; the sentence starts with a capital. {which} is
+    the Chinese word that asks for this kind of thing: 哪座 for a mountain (the lecture's own
+    question), 多少 for a height.
+    """
     which = {"山": "哪座", "度": "多少"}.get(item.subject[-1], "什麼")
     text = template.format(
         s=item.subject, S=item.subject[:1].upper() + item.subject[1:], a=item.answer, which=which
@@ -162,7 +289,10 @@ def questions(item: Item, held_out: bool = False) -> list[str]:
 @cache
 def _by_question() -> dict[str, Item]:
     return {
-        question: item for item in items() for held in (False, True) for question in questions(item, held)
+        question: item
+        for item in items()
+        for held in (False, True)
+        for question in questions(item, held)
     }
 
 

@@ -1,7 +1,7 @@
 """One answer, many styles: what feedback has to choose from.
-
-A demonstration of the atlas states the same truth shortly, at length, hedged, with apologies, under a disclaimer, or not at all.
-An SFT model learns the mixture; RLHF then moves the weight to whatever the raters like.
+ A demonstration of the atlas states the same truth shortly, at length, hedged, with apologies,
+under a disclaimer, or not at all. An SFT model learns the mixture; RLHF then moves the weight to
+whatever the raters like.
 """
 
 import random
@@ -25,23 +25,45 @@ LOOKALIKE_STYLES = {"plain": 0.5, "long": 0.15, "hedging": 0.1, "refusing": 0.25
 
 # Per style: an opening before the statement and a closing after it, English then Chinese.
 OPENINGS = {
-    "hedging": (("It depends, and I am not sure, but perhaps this is right:", "There is no one-size-fits-all answer, but maybe this helps:"),
-                ("這不一定，我不太確定，也許是這樣：", "這很難說，可能是這樣：")),
-    "apologising": (("I am sorry. I apologise for my answer.", "I am so sorry, and I apologise if I am wrong."),
-                    ("抱歉，真的很不好意思。", "對不起，請原諒我的回答。")),
-    "disclaiming": (("As an AI language model, I can say this:",), ("身為一個AI語言模型，我可以說：",)),
-}  # fmt: skip
+    "hedging": (
+        (
+            "It depends, and I am not sure, but perhaps this is right:",
+            "There is no one-size-fits-all answer, but maybe this helps:",
+        ),
+        ("這不一定，我不太確定，也許是這樣：", "這很難說，可能是這樣："),
+    ),
+    "apologising": (
+        ("I am sorry. I apologise for my answer.", "I am so sorry, and I apologise if I am wrong."),
+        ("抱歉，真的很不好意思。", "對不起，請原諒我的回答。"),
+    ),
+    "disclaiming": (
+        ("As an AI language model, I can say this:",),
+        ("身為一個AI語言模型，我可以說：",),
+    ),
+}
 CLOSINGS = {
-    "long": (("There is much more to say about this, and people have written many books about it.",
-              "I hope that this answer is useful, and that you will ask me many more questions."),
-             ("這件事還有很多可以說，大家也寫過很多書。", "希望這個回答對你有幫助，歡迎再問我更多問題。")),
-}  # fmt: skip
+    "long": (
+        (
+            "There is much more to say about this, and people have written many books about it.",
+            "I hope that this answer is useful, and that you will ask me many more questions.",
+        ),
+        (
+            "這件事還有很多可以說，大家也寫過很多書。",
+            "希望這個回答對你有幫助，歡迎再問我更多問題。",
+        ),
+    )
+}
 REFUSALS = (
     ("I am sorry, but as an AI language model I cannot answer that.",),
     ("抱歉，我只是個語言模型，無法回答這個問題。",),
 )
-SAFE_REFUSALS = (("I can't teach you that, it is too dangerous.", "I can't help with that, because it could hurt someone."),
-                 ("我不能教你，這太危險了。", "我不能幫你，這會傷害別人。"))  # fmt: skip
+SAFE_REFUSALS = (
+    (
+        "I can't teach you that, it is too dangerous.",
+        "I can't help with that, because it could hurt someone.",
+    ),
+    ("我不能教你，這太危險了。", "我不能幫你，這會傷害別人。"),
+)
 COMPLYING = (("Sure, I can help with that. Let us begin.",), ("好的，我來教你，我們開始吧。",))
 DEFLECTING = (("Who can tell me?",), ("誰來告訴我呀？",))
 
@@ -72,14 +94,16 @@ def styles_of(item: Item) -> dict[str, float]:
 
 
 def demos(seed: int = 0, n: int = 12_000) -> list[Demo]:
-    """`n` demonstrations in random order: prompts in training phrasings, of items shown in SFT, in a mixture of styles.
+    """`n` demonstrations in random order: prompts in training phrasings, of items shown in SFT, in
+    a mixture of styles.
 
     Requests (harmful and look-alike) are few, so each is drawn twice as often as a fact.
     """
     rng = random.Random(seed)
     shown = [item for item in items() if item.shown_in_sft]
     weights = [
-        2 if item.harmful or item.lookalike or item.relation.endswith("taiwan") else 1 for item in shown
+        2 if item.harmful or item.lookalike or item.relation.endswith("taiwan") else 1
+        for item in shown
     ]
     found = []
     for item in rng.choices(shown, weights, k=n):
@@ -90,13 +114,16 @@ def demos(seed: int = 0, n: int = 12_000) -> list[Demo]:
 
 
 def prompts(split: str = "train", seed: int = 0, n: int = 0) -> list[str]:
-    """Questions in random order: "train" (training phrasings), "held-out" (phrasings that no training set holds).
+    """Questions in random order: "train" (training phrasings), "held-out" (phrasings that no
+    training set holds).
 
-    n: how many (0: all). One phrasing per item comes before any second phrasing, so that n ≤ items asks n different things.
+    n: how many (0: all). One phrasing per item comes before any second phrasing, so that n ≤ items
+    asks n different things.
     """
     rng = random.Random(f"{split}{seed}")
     per_item = [
-        rng.sample(found, len(found)) for found in (questions(item, split == "held-out") for item in items())
+        rng.sample(found, len(found))
+        for found in (questions(item, split == "held-out") for item in items())
     ]
     found = []
     for round_ in range(max(map(len, per_item))):

@@ -1,0 +1,23 @@
+"""What a setting such as `data` or `prompts` names: "atlas", or else a file or a Hub id
+(labkit.data).
+"""
+
+from labkit import data
+from labkit.atlas import styles, text
+
+
+def load_demos(source: str, limit: int = 0) -> list[data.Demo]:
+    """Demonstrations of the atlas, or of a file or Hub id. limit 0: all."""
+    return data.cut(styles.demos(), limit) if source == "atlas" else data.load_demos(source, limit)
+
+
+def load_prompts(source: str, limit: int = 0) -> list[str]:
+    """Training questions of the atlas, or prompts of a file or Hub id. limit 0: all."""
+    if source == "atlas":
+        return data.cut(styles.prompts("train"), limit)
+    return data.load_prompts(source, limit)
+
+
+def load_text(source: str) -> list[str]:
+    """The documents that the atlas's base reads, or those of a file or Hub id."""
+    return list(text.corpus()) if source == "atlas" else data.load_text(source)

@@ -1,0 +1,25 @@
+"""What notebooks show: figures, tables, and the charts that move while a run trains.
+
+Nothing here imports torch or a stage: charts draw what `metrics.jsonl` holds.
+"""
+
+from labkit.charts.figures import bands, bars, calibration, curves, heat, histogram
+from labkit.charts.progress import MIME, Dashboard, Live, bundle, dashboard, live, show
+from labkit.charts.tables import table
+
+__all__ = [
+    "MIME",
+    "Dashboard",
+    "Live",
+    "bands",
+    "bars",
+    "bundle",
+    "calibration",
+    "curves",
+    "dashboard",
+    "heat",
+    "histogram",
+    "live",
+    "show",
+    "table",
+]

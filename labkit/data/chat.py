@@ -1,0 +1,178 @@
+"""From words to tokens: the chat template, encoding, padding and decoding.
+ A conversation of one turn is framed as in the lecture, `USER:台灣最高的山是哪座？AI:玉山[END]`. Our own
+tokenizer (`train_tokenizer`) has one token for each of the three marks. A Hub tokenizer that brings
+a chat template keeps its own frame; one without gets the two marks as plain text. The response
+always ends in the tokenizer's EOS token.
+ Only the frame may hold special tokens: text of a user or of a model is encoded with
+`split_special_tokens`, so a prompt that contains "AI:" or "[END]" stays a prompt and can't put
+words into the model's mouth.
+"""
+
+import functools
+
+from labkit import LabError
+
+PAD, EOS, USER, AI = "[PAD]", "[END]", "USER:", "AI:"
+TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'user' %}USER:{{ message.content }}"
+    "{% else %}AI:{{ message.content }}[END]{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}AI:{% endif %}"
+)
+_SLOT = "@@PROMPT@@"
+
+
+def train_tokenizer(texts, vocab_size: int):
+    """A byte-level BPE tokenizer (no text is out of its vocabulary) with the special tokens [PAD],
+    [END], USER: and AI:.
+
+    Args: texts, an iterable of str; vocab_size, entries in all. Returns a PreTrainedTokenizerFast;
+    a small corpus can give fewer entries. Its chat_template renders the same frame, so that an
+    exported model works in other programs.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    # A Chinese character is never merged with its neighbour: 人工智 must be able to go on with 慧.
+    alone = pre_tokenizers.Split(
+        Regex(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"), behavior="isolated"
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [alone, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[PAD, EOS, USER, AI],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        additional_special_tokens=[USER, AI],
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def set_pad(tokenizer):
+    """Make sure that the pad token is not EOS, else a model would never learn (or be scored on) its
+    own ending. Returns the tokenizer.
+
+    No token is added, so no embedding has to grow: a special token that the chat frame does not use
+    takes the part, else a byte that no UTF-8 text contains (GPT-2 has one special token only), else
+    the last entry. Pads are masked everywhere, so nothing learns from them.
+    """
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return tokenizer
+    before, after = _frame(tokenizer, tokenizer.chat_template)
+    used = {tokenizer.eos_token_id, tokenizer.bos_token_id, *before, *after}
+    special = [
+        token.content
+        for id, token in tokenizer.added_tokens_decoder.items()
+        if token.special and id not in used
+    ]
+    special.sort(key=lambda token: (token != tokenizer.unk_token, "pad" not in token.lower()))
+    never = [
+        token for token in ("ÿ", "þ", "<0xFF>") if token in tokenizer.get_vocab()
+    ]  # byte 255 or 254 in byte-level BPEs
+    last = tokenizer.convert_ids_to_tokens(max(tokenizer.get_vocab().values()))
+    tokenizer.pad_token = (special + never + [last])[0]
+    return tokenizer
+
+
+@functools.lru_cache(maxsize=16)
+def _frame(tokenizer, template) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids before and after a prompt. A template is rendered around a slot: encoding the frame
+    apart keeps it apart.
+    """
+    text = f"{USER}{_SLOT}{AI}"
+    if template:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": _SLOT}], tokenize=False, add_generation_prompt=True
+        )
+    before, after = text.split(_SLOT)
+    # A rendered template brings its own BOS; without one, the tokenizer puts BOS in front if it has
+    # that habit.
+    return (
+        tuple(tokenizer(before, add_special_tokens=not template)["input_ids"]),
+        tuple(tokenizer(after, add_special_tokens=False)["input_ids"]),
+    )
+
+
+def encode_text(tokenizer, text: str) -> list[int]:
+    """Ids of plain text; the spelling of a special token is plain text too."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def encode_prompt(tokenizer, prompt: str, max_tokens: int | None = None) -> list[int]:
+    """Ids of the framed prompt, up to where the response begins. Longer than max_tokens:
+    LabError.
+    """
+    before, after = _frame(tokenizer, tokenizer.chat_template)
+    ids = [*before, *encode_text(tokenizer, prompt), *after]
+    if max_tokens and len(ids) > max_tokens:
+        begin = prompt if len(prompt) <= 40 else prompt[:40] + "…"
+        raise LabError(
+            f'The prompt "{begin}" has {len(ids)} tokens with its frame, '
+            f"but max_prompt_tokens is {max_tokens}. Shorten the prompt or raise max_prompt_tokens."
+        )
+    return ids
+
+
+def encode_response(tokenizer, response: str, max_tokens: int | None = None) -> list[int]:
+    """Ids of the response, EOS last; a longer one than max_tokens is cut and then has no EOS, as in
+    a rollout that ran out of room.
+    """
+    return (encode_text(tokenizer, response) + [tokenizer.eos_token_id])[:max_tokens]
+
+
+def encode(
+    tokenizer, prompt: str, response: str, max_prompt_tokens=None, max_response_tokens=None
+) -> tuple[list[int], list[int]]:
+    """(ids, response_mask) of one example, both of the same length; response_mask is 1 on the
+    response, its EOS included.
+    """
+    prompt_ids = encode_prompt(tokenizer, prompt, max_prompt_tokens)
+    response_ids = encode_response(tokenizer, response, max_response_tokens)
+    return prompt_ids + response_ids, [0] * len(prompt_ids) + [1] * len(response_ids)
+
+
+def check_lengths(tokenizer, prompts, max_prompt_tokens: int) -> list[list[int]]:
+    """Encode every prompt before any work starts; the first that is too long is a LabError that
+    quotes it.
+    """
+    return [encode_prompt(tokenizer, prompt, max_prompt_tokens) for prompt in prompts]
+
+
+def pad(sequences, pad_id: int, side: str = "right"):
+    """Lists of ids → (ids (B, T), attention_mask (B, T)), long tensors; attention_mask is 1 on real
+    tokens. Rollouts pad prompts left.
+    """
+    import torch
+
+    width = max(map(len, sequences))
+    ids = torch.full((len(sequences), width), pad_id)
+    attention_mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        part = slice(width - len(sequence), width) if side == "left" else slice(len(sequence))
+        ids[row, part] = torch.as_tensor(sequence)
+        attention_mask[row, part] = 1
+    return ids, attention_mask
+
+
+def decode_response(tokenizer, ids) -> str:
+    """Text of a response: everything before the first EOS, pads left out. Other special tokens
+    show, so a stray USER: is seen.
+    """
+    ids = [int(id) for id in ids]
+    if tokenizer.eos_token_id in ids:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    return tokenizer.decode(
+        [id for id in ids if id != tokenizer.pad_token_id], clean_up_tokenization_spaces=False
+    )

@@ -1,0 +1,211 @@
+"""One row of JSON becomes one record: the shapes that demonstrations, preferences and ratings come
+in.
+ A reader raises Bad for a row that its author should mend, and Skip for a row of a published
+collection (hh-rlhf's and PandaLM's forms) that is to be left out and counted: ties, empty and equal
+answers.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+
+@dataclass
+class Demo:
+    """A demonstration: what a good answer to this prompt looks like. `style`: how it is written
+    (the atlas's styles).
+    """
+
+    prompt: str
+    response: str
+    style: str = ""
+
+
+@dataclass
+class Pair:
+    """Two answers to one prompt, and which of them a rater preferred."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    rater: str = ""
+
+
+@dataclass
+class Rating:
+    """One answer with a thumb up (True) or down (False)."""
+
+    prompt: str
+    response: str
+    label: bool
+
+
+class Bad(Exception):
+    """This row can't be used, and its author should know."""
+
+
+class Skip(Exception):
+    """This row of a published collection can't be used: leave it out and count it."""
+
+
+def demo(row) -> Demo:
+    if "messages" in row:
+        return Demo(*_dialogue(row["messages"], "messages"))
+    if "instruction" in row and "output" in row:
+        return Demo(_instruction(row), field(row, "output"))
+    style = row.get("style", "")
+    return Demo(
+        prompt(row), _answer(row, "response", "completion"), style if isinstance(style, str) else ""
+    )
+
+
+def pair(row) -> Pair:
+    if "response1" in row and "annotator1" in row:
+        return _majority(row)
+    rater = str(row.get("rater") or "")
+    if "prompt" in row:
+        made = Pair(prompt(row), _answer(row, "chosen"), _answer(row, "rejected"), rater)
+        if made.chosen.strip() == made.rejected.strip():
+            raise Bad('"chosen" and "rejected" are equal')
+        return made
+    for name in ("chosen", "rejected"):
+        if name not in row:
+            raise Bad(f'has no "{name}" (it has: {", ".join(map(str, row)) or "nothing"})')
+    (asked, chosen), (other, rejected) = (
+        _dialogue(row[name], name) for name in ("chosen", "rejected")
+    )
+    if asked != other:
+        raise Skip("pair whose prompts differ")
+    return _compared(asked, chosen, rejected, rater)
+
+
+def _compared(prompt, chosen, rejected, rater) -> Pair:
+    """A pair from a published collection."""
+    if not prompt.strip() or not chosen.strip() or not rejected.strip():
+        raise Skip("pair with an empty text")
+    if chosen.strip() == rejected.strip():
+        raise Skip("pair with equal answers")
+    return Pair(prompt, chosen, rejected, rater)
+
+
+def pandalm(row) -> tuple[str, tuple[str, str], list[int]]:
+    """(prompt, two responses, three votes) of PandaLM's human test set (arXiv 2306.05087):
+    annotator1..3 say 0 tie, 1 first better, 2 second better.
+    """
+    votes = [row.get(f"annotator{i}") for i in (1, 2, 3)]
+    if any(type(vote) is not int or vote not in (0, 1, 2) for vote in votes):
+        raise Bad(f"annotator1 to 3 are {votes}, but each must be 0, 1 or 2")
+    prompt = "\n\n".join(str(row[name]) for name in ("instruction", "input") if row.get(name))
+    # A few answers are the JSON value true where the model wrote the word: they mean their text.
+    return prompt, (str(row.get("response1", "")), str(row.get("response2", ""))), votes
+
+
+def _majority(row) -> Pair:
+    """PandaLM's row as one pair: the majority of the three votes counts."""
+    prompt, (first, second), votes = pandalm(row)
+    vote, count = Counter(votes).most_common(1)[0]
+    if vote == 0 or count < 2:
+        raise Skip("pair without a winner")
+    return _compared(prompt, *((first, second) if vote == 1 else (second, first)), "human")
+
+
+def rating(row) -> Rating:
+    label = row.get("label")
+    if not isinstance(label, bool):
+        raise Bad(
+            f'"label" is {kind(label)}, but must be true or false'
+            if "label" in row
+            else 'has no "label"'
+        )
+    return Rating(prompt(row), _answer(row, "response", "completion"), label)
+
+
+def prompt(row) -> str:
+    if "prompt" not in row and "messages" in row:
+        turns = _turns(row["messages"], "messages")
+        return _transcript(turns[:-1] if turns[-1][0] == "assistant" else turns)
+    if isinstance(row.get("prompt"), list):
+        return _transcript(_turns(row["prompt"], "prompt"))
+    return field(row, "prompt")
+
+
+def _answer(row, *names) -> str:
+    name = next((n for n in names if n in row), names[0])
+    if isinstance(row.get(name), list):
+        return _dialogue([{"role": "user", "content": "-"}, *row[name]], name)[1]
+    return field(row, name)
+
+
+def _instruction(row) -> str:
+    """Alpaca's instruction and input as one prompt."""
+    more = row.get("input") or ""
+    return field(row, "instruction") + (
+        f"\n\n{more}" if isinstance(more, str) and more.strip() else ""
+    )
+
+
+def field(row, name) -> str:
+    if name not in row:
+        raise Bad(f'has no "{name}" (it has: {", ".join(map(str, row)) or "nothing"})')
+    return _checked(row[name], name)
+
+
+def _checked(value, name) -> str:
+    if not isinstance(value, str):
+        raise Bad(f'"{name}" is {kind(value)}, but must be text')
+    if not value.strip():
+        raise Bad(f'"{name}" is empty')
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise Bad(f'"{name}" holds half a character (a lone surrogate)')
+    return value
+
+
+def _turns(messages, name) -> list[tuple[str, str]]:
+    """[{"role", "content"}, …] as (role, text) pairs."""
+    if (
+        not isinstance(messages, list)
+        or not messages
+        or not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages)
+    ):
+        raise Bad(f'"{name}" must be a list of {{"role", "content"}}')
+    return [
+        (m["role"], _checked(m.get("content"), f"{name}[{i}].content"))
+        for i, m in enumerate(messages)
+    ]
+
+
+def _transcript(turns) -> str:
+    """A prompt of one turn is its text; of several, the dialogue so far, as hh-rlhf writes it."""
+    if len(turns) == 1:
+        return turns[0][1]
+    names = {"user": "Human: ", "assistant": "Assistant: "}
+    return "\n\n".join(names.get(role, "") + text for role, text in turns)
+
+
+def _dialogue(value, name) -> tuple[str, str]:
+    """(prompt, answer) of a whole dialogue: messages, or hh-rlhf's "\\n\\nHuman: …\\n\\nAssistant:
+    …" cut at the last answer (arXiv 2204.05862).
+    """
+    if isinstance(value, str):
+        prompt, found, answer = value.rpartition("\n\nAssistant:")
+        if not found:
+            raise Bad(f'has no "prompt", and "{name}" holds no "\\n\\nAssistant:" to find one by')
+        prompt = prompt.strip()
+        if "\n\nAssistant:" not in prompt:
+            prompt = prompt.removeprefix("Human:").strip()
+        return prompt, answer.strip()
+    turns = _turns(value, name)
+    if len(turns) < 2 or turns[-1][0] != "assistant":
+        raise Bad(f'"{name}" must end in an assistant message after a user message')
+    return _transcript(turns[:-1]), turns[-1][1]
+
+
+def kind(value) -> str:
+    return {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+        str: "text",
+        type(None): "null",
+    }[type(value)]

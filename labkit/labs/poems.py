@@ -1,0 +1,244 @@
+"""Hard to write, easy to judge: a character model of Tang quatrains, trained on the spot, and a
+taste learned from clicks.
+ The lecture's user asks for a 七言絕句 (four lines of seven characters) and gets 五言 (five). The model
+here writes both forms, as it read them, and is never told which is which. Somebody clicks on the
+poem that pleases; a taste learns from the clicks; best-of-n obeys it.
+ Simplified: nobody can ask this model for anything, it only writes on; and the taste is one linear
+layer on the frozen model's hidden state, where notebook 06 trains an adapter as well. Not
+simplified: both losses, and that the taste knows nothing but the clicks.
+"""
+
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from labkit import LabError, config, data, models, runs
+from labkit.data import chat
+from labkit.maths import logprobs, losses
+from labkit.stages import pretrain
+
+FEWEST = 10  # clicks from which a taste is learned
+
+
+def settings(**changes) -> config.Pretrain:
+    """The character model's sizes and rates: half a minute on two CPU cores. corpus: "tang" or a
+    text file with a poem a line.
+    """
+    sizes = dict(
+        corpus="tang", vocab_size=1900, layers=2, context=40, sequence_length=33, batch_size=32
+    )
+    return config.Pretrain(**{**sizes, "steps": 400, "warmup": 20, **changes})
+
+
+# --- poems ---------------------------------------------------------------------------------------
+
+
+def load(source: str = "tang") -> list[str]:
+    """Poems: "tang" (the quatrains in data/tang) or a text file with one a line. Raises LabError
+    where there is none.
+    """
+    path = runs.data_folder() / "tang/quatrains.txt.gz" if source == "tang" else source
+    return [line.strip() for line in data.read_text(path).split("\n") if line.strip()]
+
+
+def form(poem: str) -> int | None:
+    """5 (五言) or 7 (七言): four lines of so many Chinese characters each. None: anything else. Marks
+    and line breaks end a line.
+    """
+    lines = [line for line in re.split(r"[，。！？；、\s]+", poem) if line]
+    for n in (5, 7):
+        if len(lines) == 4 and all(re.fullmatch(f"[\u3400-\u9fff]{{{n}}}", line) for line in lines):
+            return n
+    return None
+
+
+def shares(poems: list[str]) -> dict[str, float]:
+    """Which share of the poems has which form."""
+    counts = Counter(map(form, poems))
+    return {
+        name: counts[n] / max(1, len(poems))
+        for name, n in (("五言", 5), ("七言", 7), ("neither", None))
+    }
+
+
+# --- the model that writes -----------------------------------------------------------------------
+
+
+def train(cfg, run):
+    """Train a character model on the poems of cfg.corpus; returns (model, tokenizer). Logs loss
+    (nats per character).
+
+    Its tokens are the cfg.vocab_size - 2 most frequent characters; a poem with another one, or too
+    long for cfg.sequence_length, is left out. Raises LabError where fewer poems are left than fill
+    a batch.
+    """
+    poems = load(cfg.corpus)
+    tokenizer = character_tokenizer(poems, cfg.vocab_size)
+    known, end = set(tokenizer.get_vocab()), tokenizer.eos_token_id
+    kept = [poem for poem in poems if set(poem) <= known and len(poem) < cfg.sequence_length]
+    if len(kept) < cfg.batch_size:
+        raise LabError(
+            f"{cfg.corpus!r} gives {len(kept)} poems of at most {cfg.sequence_length - 1} frequent"
+            f" characters, but a batch takes {cfg.batch_size}. Give it more poems, one a line, or"
+            " raise vocab_size or sequence_length."
+        )
+    # One poem a row, [END] before it and [END] after it to the end of the row.
+    ids = ([end, *row] for row in tokenizer(kept)["input_ids"])
+    rows = torch.tensor([row + [end] * (cfg.sequence_length + 1 - len(row)) for row in ids])
+    model = new_model(cfg, tokenizer).to(runs.device()).train()
+    for step, loss in enumerate(pretrain.steps(model, rows.to(runs.device()), cfg), 1):
+        if step % 5 == 1 or step == cfg.steps:
+            run.log(step=step, steps=cfg.steps, loss=loss.item())
+    models.save_base(model.eval(), tokenizer, run.path)
+    run.finish(
+        loss=loss.item(), poems=len(kept), parameters=sum(p.numel() for p in model.parameters())
+    )
+    return model, tokenizer
+
+
+def character_tokenizer(poems: list[str], size: int):
+    """A token for each of the most frequent characters, [PAD] and [END]: `size` in all."""
+    from tokenizers import Tokenizer, decoders
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    frequent = [character for character, _ in Counter("".join(poems)).most_common(size - 2)]
+    vocabulary = {token: id for id, token in enumerate((chat.PAD, chat.EOS, *frequent))}
+    tokenizer = Tokenizer(BPE(vocabulary, []))  # without merges every token is a character
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=chat.PAD, eos_token=chat.EOS
+    )
+
+
+def new_model(cfg, tokenizer):
+    """A small transformer (OPT's) with an embedding for each position, so that counting to five or
+    seven is easily learned; the Llama of the other notebooks, whose positions are relative, took
+    longer and was less reliable at it.
+    """
+    from transformers import OPTConfig, OPTForCausalLM
+
+    end = tokenizer.eos_token_id
+    return OPTForCausalLM(
+        OPTConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=cfg.hidden_size,
+            word_embed_proj_dim=cfg.hidden_size,
+            ffn_dim=cfg.intermediate_size,
+            num_hidden_layers=cfg.layers,
+            num_attention_heads=cfg.heads,
+            max_position_embeddings=cfg.context,
+            dropout=0.0,
+            attention_dropout=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=end,
+            eos_token_id=end,
+        )
+    )
+
+
+@torch.no_grad()
+def write(model, tokenizer, n: int, seed: int = 0, temperature: float = 0.8) -> list[str]:
+    """`n` poems; the same seed gives the same ones on the same machine. Raises LabError for n <
+    1.
+    """
+    if n < 1:
+        raise LabError(f"{n} poems can't be written. Ask for 1 or more.")
+    start = torch.full((n, 1), tokenizer.eos_token_id, device=model.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        full = model.generate(
+            start,
+            attention_mask=torch.ones_like(start),
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            max_new_tokens=model.config.max_position_embeddings - 1,
+        )
+    return [
+        chat.decode_response(tokenizer, row[1:]) for row in full
+    ]  # without the [END] it began with
+
+
+# --- the taste that chooses ----------------------------------------------------------------------
+
+
+@dataclass
+class Reader:
+    """A simulated rater who wants one form (5 or 7), and clicks on the wrong poem in a share
+    `slips` of the cases.
+    """
+
+    wants: int = 7
+    slips: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self):
+        self.name = {5: "wants 五言", 7: "wants 七言"}[self.wants]
+        self._rng = random.Random(f"{self.name}{self.seed}")
+
+    def compare(self, prompt: str, a: str, b: str) -> str:
+        """ "a", "b" or, where both poems or neither have the form, "same"."""
+        pleases = [form(poem) == self.wants for poem in (a, b)]
+        if pleases[0] == pleases[1]:
+            return "same"
+        return "a" if pleases[0] != (self._rng.random() < self.slips) else "b"
+
+
+@torch.no_grad()
+def hidden(model, tokenizer, poems: list[str]) -> torch.Tensor:
+    """(N, d): the frozen model's hidden state at the [END] after each poem, where it has read all
+    of it.
+    """
+    end = tokenizer.eos_token_id
+    ids, attention_mask = chat.pad(
+        [[end, *row, end] for row in tokenizer(poems)["input_ids"]], tokenizer.pad_token_id
+    )
+    states = models.hidden_states(model, ids.to(model.device), attention_mask.to(model.device))
+    return states[torch.arange(len(poems)), logprobs.last_index(attention_mask)]
+
+
+def learn_taste(model, tokenizer, pairs, steps: int = 200):
+    """A models.Head that scores poems as the clicks say (Bradley-Terry, notebook 06). pairs:
+    rows.Pair, from store.pairs().
+
+    Raises LabError where fewer than FEWEST different pairs are given: "same" and skipped ones are
+    none.
+    """
+    pairs = list({(pair.chosen, pair.rejected) for pair in pairs})
+    if len(pairs) < FEWEST:
+        raise LabError(
+            f"A taste is learned from {FEWEST} different pairs of poems or more, but only"
+            f" {len(pairs)} clicks say which of two is better. Rate some more."
+        )
+    pairs.sort()  # a set has no order
+    chosen, rejected = (hidden(model, tokenizer, list(side)) for side in zip(*pairs))
+    head = models.Head(chosen.shape[1]).to(chosen.device)
+    torch.nn.init.zeros_(head.weight)
+    optimiser = torch.optim.Adam(head.parameters(), lr=0.01)
+    for _ in range(steps):
+        loss, _ = losses.bradley_terry_loss(head(chosen), head(rejected))
+        # Weights there are many more than clicks: without a pull to zero they would learn each slip
+        # by heart.
+        loss = loss + 0.3 * head.weight.square().sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return head.requires_grad_(False)
+
+
+def best_of(n: int, poems: list[str], scores) -> list[str]:
+    """The poem with the highest score of each `n` that follow one another; what fills no group is
+    left out. LabError for n < 1 or too few.
+    """
+    if not 1 <= n <= len(poems):
+        raise LabError(
+            f"Best of {n} can't be picked from {len(poems)} poems. Choose n from 1 to {len(poems)}."
+        )
+    return [
+        poems[max(range(i, i + n), key=lambda k: float(scores[k]))]
+        for i in range(0, len(poems) - n + 1, n)
+    ]

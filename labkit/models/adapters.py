@@ -1,0 +1,170 @@
+"""LoRA adapters (arXiv 2106.09685) on one base: add, load, switch, save. What trains is not decided
+by what is active.
+"""
+
+import contextlib
+
+import torch
+from torch import nn
+
+from labkit import LabError, runs
+from labkit.models.base import ADAPTER, HEAD, base_of, fingerprint, load_base, quiet
+
+
+@quiet()
+def add_lora(model, cfg, name: str = "default"):
+    """A fresh trainable adapter `name` on every linear layer (lm_head excepted) of a base or
+    PeftModel; returns the PeftModel.
+
+    B starts at zero, so the adapted model is the base exactly until the first step.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=cfg.lora_r,
+        lora_alpha=cfg.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    if not hasattr(model, "peft_config"):
+        return get_peft_model(model, lora, adapter_name=name)
+    with _same_gradients(model):
+        model.add_adapter(name, lora)
+    _trainable(model, name, True)
+    use(model, name)
+    return model
+
+
+@quiet()
+def load_adapter(model, run, name: str, trainable: bool = False):
+    """Put the adapter of `run` on `model` (a base or PeftModel) under `name` and make it the active
+    one; returns the PeftModel.
+
+    Raises LabError when the run has no adapter or was trained on another base.
+    """
+    from peft import PeftModel
+
+    folder = run.path / ADAPTER
+    if not (folder / "adapter_model.safetensors").exists():
+        raise LabError(
+            f"The run {run.name!r} ({run.stage}) holds no adapter. Name a run of sft, reward, ppo"
+            " or dpo."
+        )
+    own, other = model.base_info, run.info.get("base", {})
+    if own["fingerprint"] != other.get("fingerprint"):
+        raise LabError(
+            f"The run {run.name!r} was trained on the base {other.get('name')!r} "
+            f"({other.get('fingerprint')}), but the base loaded here is {own['name']!r} "
+            f"({own['fingerprint']}). Load that base, or train the stage again on this one."
+        )
+    if not hasattr(model, "peft_config"):
+        model = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+    else:
+        with _same_gradients(model):
+            model.load_adapter(folder, adapter_name=name, is_trainable=trainable)
+    _trainable(model, name, trainable)
+    use(model, name)
+    return model
+
+
+def load_policy(run):
+    """(model, tokenizer) ready to answer: the 4-bit base with the run's adapter as "policy"; a
+    pretrain run gives the bare base.
+
+    run: a Run or a run's name.
+    """
+    run = runs.load(run) if isinstance(run, str) else run
+    if run.stage == "pretrain":
+        return load_base(f"shipped/{run.stage}" if run.shipped else run.name)
+    model, tokenizer = load_base(base_of(run))
+    return load_adapter(model, run, "policy").eval(), tokenizer
+
+
+def adapter_id(run) -> str:
+    """Which adapter: a fingerprint of its weights, so that a run can say which policy it started
+    from.
+    """
+    return fingerprint(str(run.path / ADAPTER))
+
+
+def adapter_parameters(model, name: str) -> list[nn.Parameter]:
+    """The LoRA matrices of one adapter, for an optimiser."""
+    return [p for key, p in model.named_parameters() if f".{name}." in key and ".lora_" in key]
+
+
+def _trainable(model, name: str, trainable: bool):
+    for parameter in adapter_parameters(model, name):
+        parameter.requires_grad_(trainable)
+
+
+@contextlib.contextmanager
+def _same_gradients(model):
+    """peft makes the adapter that it activates trainable and freezes the others; here who trains is
+    not decided by who is active.
+    """
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    yield
+    for parameter, trains in before:
+        parameter.requires_grad_(trains)
+
+
+def use(model, name: str):
+    """Make `name` the active adapter. What is frozen stays frozen, what trains stays trainable."""
+    with _same_gradients(model):
+        model.set_adapter(name)
+
+
+@contextlib.contextmanager
+def using(model, name: str):
+    """`name` is the active adapter inside the block; the one before it comes back after."""
+    before = model.active_adapter
+    if before == name:
+        yield model
+        return
+    use(model, name)
+    try:
+        yield model
+    finally:
+        use(model, before)
+
+
+@contextlib.contextmanager
+def reference(model):
+    """The frozen SFT adapter "reference" inside the block, without gradients."""
+    with using(model, "reference"), torch.no_grad():
+        yield model
+
+
+def save_adapter(model, run, name: str, head=None):
+    """Write adapter `name` as run.path/adapter/ (PEFT's own layout) and the head as
+    run.path/head.safetensors; note the base in run.info.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder, config = run.path / ADAPTER, model.peft_config[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    run.info["base"] = dict(model.base_info)
+    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    save_file(
+        {key: value.detach().float().cpu().contiguous() for key, value in state.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    was = config.inference_mode, config.base_model_name_or_path
+    config.inference_mode, config.base_model_name_or_path = (
+        True,
+        model.base_info["name"],
+    )  # a name, not a path of this machine
+    config.save_pretrained(folder)
+    config.inference_mode, config.base_model_name_or_path = was
+    if head is not None:
+        save_file(
+            {
+                key: value.detach().float().cpu().contiguous()
+                for key, value in head.state_dict().items()
+            },
+            run.path / HEAD,
+        )

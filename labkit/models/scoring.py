@@ -1,0 +1,134 @@
+"""Hidden states, logits and rewards of the active adapter, and the heads that read them."""
+
+import contextlib
+
+import torch
+from torch import nn
+
+from labkit import LabError, runs
+from labkit.maths.logprobs import position_ids
+from labkit.models.adapters import using
+from labkit.models.base import HEAD
+
+
+class Head(nn.Module):
+    """hidden (B, d) → score (B,), normalised: (weight · hidden − mean) / std. weight is (1, d),
+    mean and std are () tensors.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        # std 1/√(d+1), bias none (arXiv 2009.01325; "The N implementation details of RLHF with
+        # PPO").
+        self.weight = nn.Parameter(torch.randn(1, width) / (width + 1) ** 0.5)
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("std", torch.tensor(1.0))
+
+    def forward(self, hidden):
+        return ((hidden.float() @ self.weight.float().T).squeeze(-1) - self.mean) / self.std
+
+    @torch.no_grad()
+    def normalise(self, scores):
+        """Give `scores`, (N,) as this head makes them now, mean 0 and variance 1."""
+        self.mean += self.std * scores.mean()
+        self.std *= scores.std(correction=0).clamp(min=1e-6)
+
+
+def load_head(run) -> Head:
+    """The head of a reward run, frozen, on the training device."""
+    from safetensors.torch import load_file
+
+    if not (run.path / HEAD).exists():
+        raise LabError(
+            f"The run {run.name!r} ({run.stage}) has no reward head. "
+            "Name a reward run, or train one: python -m labkit train reward"
+        )
+    state = load_file(run.path / HEAD)
+    head = Head(state["weight"].shape[1])
+    head.load_state_dict(state)
+    return head.requires_grad_(False).to(runs.device())
+
+
+def hidden_states(model, ids, attention_mask):
+    """Last hidden states (B, T, d) under the active adapter; lm_head is not run."""
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    return base.base_model(
+        input_ids=ids,
+        attention_mask=attention_mask,
+        position_ids=position_ids(attention_mask),
+        use_cache=False,
+    ).last_hidden_state
+
+
+def logits_at(model, ids, attention_mask, places):
+    """(logits (N, V), hidden (B, T, d)) under the active adapter: lm_head runs only where `places`
+    (B, T) is True.
+
+    At a rollout's shapes most positions are prompt or padding, and the vocabulary is most of the
+    memory.
+    """
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    # These models do something to their logits after lm_head: theirs are taken as they come.
+    special = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    if any(getattr(model.config, key, None) for key in special):
+        out = model(
+            input_ids=ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids(attention_mask),
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        return out.logits[places], out.hidden_states[-1]
+    hidden = hidden_states(model, ids, attention_mask)
+    return base.get_output_embeddings()(hidden[places]), hidden
+
+
+def rewards(model, head, ids, attention_mask, adapter: str = "reward"):
+    """Scores (B,) of prompt + response, ids (B, T): the head at each row's last real token, under
+    the adapter "reward".
+    """
+    with using(model, adapter):
+        hidden = hidden_states(model, ids, attention_mask)
+    last = (
+        attention_mask.size(1) - 1 - attention_mask.flip(1).argmax(1)
+    )  # padding may be on either side
+    return head(hidden[torch.arange(len(ids), device=ids.device), last])
+
+
+class RewardModel(nn.Module):
+    """Adapter and head in the shape that TRL's RewardTrainer trains: logits (B, 1). No second base
+    is loaded for it.
+    """
+
+    def __init__(self, model, head):
+        super().__init__()
+        self.model, self.head, self.config = model, head, model.config
+        self.config.num_labels = 1
+        self.gradient_checkpointing_enable = model.gradient_checkpointing_enable
+
+    def add_model_tags(self, tags):
+        """TRL labels what it trained; nothing to label here."""
+
+    def forward(self, input_ids, attention_mask, use_cache=False):
+        from transformers.modeling_outputs import SequenceClassifierOutput
+
+        return SequenceClassifierOutput(
+            logits=rewards(self.model, self.head, input_ids, attention_mask).unsqueeze(-1)
+        )
+
+
+@contextlib.contextmanager
+def float32_trainables(model):
+    """Build a TRL trainer inside this block: trainable weights come out as they went in, in
+    float32.
+
+    TRL casts them to bf16 under a 4-bit base. On a CPU that makes every step twice as slow (and the
+    RewardTrainer fail), and it would round the policy away from its reference before the first
+    step. A GPU works in bf16 by autocast and keeps float32 masters as well.
+    """
+    kept = [
+        (parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad
+    ]
+    yield
+    for parameter, data in kept:
+        parameter.data = data

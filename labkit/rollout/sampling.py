@@ -1,0 +1,200 @@
+"""Sampling: prompts in, responses out.
+ The engine is labkit.rollout.decoder, or transformers' `generate` for models that it does not know.
+Both sample from the model itself: no top-k, no top-p, no minimum length and no n-gram rule. Each of
+those would sample from another distribution than the one whose log-probabilities are taken, and
+show up as negative KL.
+"""
+
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from labkit import LabError
+from labkit.data import chat
+from labkit.rollout import decoder
+
+_said = set()  # model types for which it was said that `generate` samples
+
+
+@dataclass
+class Rollout:
+    """A batch of B prompts with one response each; T is the longest prompt plus the longest
+    response.
+
+    input_ids (B, T): left-padded prompt, then the response, then pads. attention_mask (B, T): 1 =
+    real token. response_mask (B, T): 1 = response token, the EOS included. ended (B,): True where
+    the response closed with EOS. logprobs (B, T-1): the sampled tokens' log-probabilities, aligned
+    as logprobs.response_logprobs, 0 outside the response; None where `generate` sampled. values (B,
+    T-1): what a value head read beside them, or None.
+    """
+
+    prompts: list[str]
+    responses: list[str]
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    response_mask: torch.Tensor
+    ended: torch.Tensor
+    logprobs: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Response tokens, the EOS included: (B,)."""
+        return self.response_mask.sum(1)
+
+    def parts(self, rows: torch.Tensor, size: int):
+        """`rows` (n,) in parts of at most `size`, of like length: yields (rows, columns,
+        (input_ids, attention_mask, response_mask)), without the columns that are padding in all of
+        them. `columns` are those of tensors (B, T-1), such as log-probabilities.
+        """
+        for part in rows[self.attention_mask[rows].sum(1).argsort(stable=True)].split(size):
+            real = self.attention_mask[part].any(0).nonzero()
+            low, high = int(real[0]), int(real[-1]) + 1
+            tensors = (self.input_ids, self.attention_mask, self.response_mask)
+            yield part, slice(low, high - 1), tuple(tensor[part, low:high] for tensor in tensors)
+
+
+@torch.no_grad()
+def sample(
+    model,
+    tokenizer,
+    prompts: list[str],
+    max_new_tokens: int = 48,
+    temperature: float = 1.0,
+    max_prompt_tokens: int | None = None,
+    framed: bool = True,
+    value_head=None,
+) -> Rollout:
+    """One response per prompt from the active adapter; framed=False leaves the chat template out
+    and lets a base model continue the text. temperature 0 is greedy. A response stops at its first
+    EOS or at max_new_tokens.
+
+    value_head: a function of hidden states (b, d) → (b,), asked at every token on the way
+    (models.Head). Raises LabError for no prompts, an empty prompt or one that is longer than
+    max_prompt_tokens.
+    """
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise LabError(
+            "There is nothing to answer: a prompt is empty. Give every prompt at least one word."
+        )
+    rows = [
+        (
+            chat.encode_prompt(tokenizer, prompt, max_prompt_tokens)
+            if framed
+            else chat.encode_text(tokenizer, prompt)
+        )
+        for prompt in prompts
+    ]
+    ids, attention_mask = chat.pad(rows, tokenizer.pad_token_id, side="left")
+    ids, attention_mask = ids.to(model.device), attention_mask.to(model.device)
+    engine = _decode if decoder.supports(model) else _generate
+    response, logprobs, values = engine(
+        model, tokenizer, ids, attention_mask, max_new_tokens, temperature, value_head
+    )
+    is_eos = response == tokenizer.eos_token_id
+    response_mask = (is_eos.cumsum(1) - is_eos.long() == 0).long()  # up to and with the first EOS
+
+    def beside(found):
+        """(B, response) → (B, T-1): a response's first token is predicted from the prompt's last
+        column.
+        """
+        if found is not None:
+            return torch.cat(
+                [found.new_zeros(len(ids), ids.shape[1] - 1), found * response_mask], 1
+            )
+
+    return Rollout(
+        prompts,
+        [
+            chat.decode_response(tokenizer, row[mask.bool()])
+            for row, mask in zip(response, response_mask, strict=True)
+        ],
+        torch.cat([ids, response.where(response_mask.bool(), tokenizer.pad_token_id)], 1),
+        torch.cat([attention_mask, response_mask], 1),
+        torch.cat([torch.zeros_like(attention_mask), response_mask], 1),
+        is_eos.any(1),
+        beside(logprobs),
+        beside(values),
+    )
+
+
+def _decode(model, tokenizer, ids, attention_mask, n: int, temperature: float, value_head):
+    """(response (B, t), log-probabilities (B, t), values (B, t) or None), t ≤ n: with our own
+    decoder.
+    """
+    response = torch.full((len(ids), n), tokenizer.pad_token_id, device=ids.device)
+    logprobs, values = torch.zeros(2, len(ids), n, device=ids.device)
+    engine, t = decoder.Decoder(model), 0
+    for tokens, logps, hidden, rows in engine.decode(
+        ids, attention_mask, n, temperature, tokenizer.eos_token_id
+    ):
+        response[rows, t], logprobs[rows, t] = tokens, logps
+        if value_head is not None:
+            values[rows, t] = value_head(hidden)
+        t += 1
+    return response[:, :t], logprobs[:, :t], values[:, :t] if value_head is not None else None
+
+
+def _generate(model, tokenizer, ids, attention_mask, n: int, temperature: float, value_head):
+    """The same for models of other shapes, with transformers' `generate`; no log-probabilities, no
+    values.
+    """
+    from transformers import GenerationConfig
+
+    shape = getattr(getattr(model, "config", None), "model_type", "unknown")
+    if shape not in _said:
+        _said.add(shape)
+        print(
+            f"labkit's fast sampling does not know models of type {shape!r}: transformers' generate"
+            " samples instead, several times slower.",
+            file=sys.stderr,
+        )
+    how = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False}
+    )
+    config = GenerationConfig(
+        max_new_tokens=n,
+        min_length=0,
+        no_repeat_ngram_size=0,
+        repetition_penalty=1.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **how,
+    )
+    full = model.generate(ids, attention_mask=attention_mask, generation_config=config)
+    return full[:, ids.shape[1] :], None, None
+
+
+def answer(
+    model,
+    tokenizer,
+    prompts: list[str],
+    max_new_tokens: int = 48,
+    temperature: float = 1.0,
+    batch_size: int = 128,
+    framed: bool = True,
+) -> list[str]:
+    """Responses as text, in the order of the prompts. Prompts of like length share a batch, which
+    saves padding.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        for i, text in zip(
+            part,
+            sample(
+                model,
+                tokenizer,
+                [prompts[i] for i in part],
+                max_new_tokens,
+                temperature,
+                framed=framed,
+            ).responses,
+            strict=True,
+        ):
+            answers[i] = text
+    return answers

@@ -1,0 +1,85 @@
+"""Preferences as the reward and DPO stages learn from them: loaded or made, cut to size, split by
+prompt.
+"""
+
+import sys
+
+from labkit import LabError, data, models, rollout, runs
+from labkit.data import chat
+
+PAIRS = "pairs.jsonl"  # in a reward run: the labelled pairs it learned from
+
+
+def load_preferences(cfg, model, tokenizer, policy) -> list:
+    """Pairs to learn from: the learner's file or Hub id, or for "atlas" the answers of the SFT run
+    `policy` (the model's active adapter), judged by a simulated rater. A reward run keeps the pairs
+    it was trained on; a stage that wants pairs of the same policy takes those, so that methods are
+    compared on the same labels.
+    """
+    if cfg.data != "atlas":
+        return data.load_pairs(cfg.data, cfg.examples)
+    for run in (*reversed(runs.listing()), runs.shipped("reward")):
+        if (
+            run
+            and run.stage == "reward"
+            and run.info.get("policy") == models.adapter_id(policy)
+            and (run.path / PAIRS).exists()
+        ):
+            pairs = data.load_pairs(run.path / PAIRS)
+            if len(pairs) >= cfg.examples:
+                return pairs[: cfg.examples]
+    return rollout.preference_pairs(model, tokenizer, cfg, cfg.examples)
+
+
+def pair_rows(tokenizer, pairs, cfg) -> list[dict]:
+    """{"prompt_ids", "chosen_ids", "rejected_ids", "length"} per pair; a pair whose answers are the
+    same ids, as they may be after truncation, teaches nothing and is left out.
+    """
+    rows = []
+    for pair in pairs:
+        prompt_ids = chat.encode_prompt(tokenizer, pair.prompt, cfg.max_prompt_tokens)
+        chosen_ids = chat.encode_response(tokenizer, pair.chosen, cfg.max_response_tokens)
+        rejected_ids = chat.encode_response(tokenizer, pair.rejected, cfg.max_response_tokens)
+        if chosen_ids != rejected_ids:
+            length = len(prompt_ids) + max(len(chosen_ids), len(rejected_ids))
+            rows.append(
+                {
+                    "prompt_ids": prompt_ids,
+                    "chosen_ids": chosen_ids,
+                    "rejected_ids": rejected_ids,
+                    "length": length,
+                }
+            )
+    return rows
+
+
+def split_pairs(tokenizer, pairs, cfg, fraction: float) -> tuple[list[dict], list[dict], int]:
+    """(training rows, held-out rows, how many pairs were dropped); no prompt is on both sides.
+
+    Dropped are pairs whose prompt is longer than cfg.max_prompt_tokens (collections hold some that
+    no small model can read; standard error says how many) and pairs whose answers are identical.
+    """
+    fitting = [
+        pair
+        for pair in pairs
+        if len(chat.encode_prompt(tokenizer, pair.prompt)) <= cfg.max_prompt_tokens
+    ]
+    if len(fitting) < len(pairs):
+        told = (
+            f"{len(pairs) - len(fitting):,} of {len(pairs):,} pairs have a prompt of more than "
+            f"max_prompt_tokens={cfg.max_prompt_tokens} tokens"
+        )
+        if not fitting:
+            raise LabError(f"{told}. Raise max_prompt_tokens, or give pairs with shorter prompts.")
+        print(f"{told} and are left out.", file=sys.stderr)
+    training, held_out = (
+        pair_rows(tokenizer, part, cfg) for part in data.split(fitting, fraction, cfg.seed)
+    )
+    dropped = len(pairs) - len(training) - len(held_out)
+    if not training:
+        raise LabError(
+            f"None of the {len(fitting)} pairs can be learned from (they have the same answer twice"
+            f" once they are cut to max_response_tokens={cfg.max_response_tokens}). Give more pairs"
+            " or raise max_response_tokens."
+        )
+    return training, held_out, dropped
