@@ -86,6 +86,7 @@ class Run:
         self.path, self.stage, self.name, self.shipped = path, stage, name, shipped
         self.info = info or {}
         self.listeners = []
+        self.touched = False  # whether metrics were written or dropped
 
     def __repr__(self):
         return f"Run({self.name!r}{', shipped' if self.shipped else ''})"
@@ -100,8 +101,16 @@ class Run:
         """The settings of this run, as its stage's dataclass."""
         return config.KINDS[self.stage](**self.info["config"])
 
+    def note(self):
+        """Write `info` into run.json now, whole or not at all: a run that is killed keeps what it noted."""
+        temporary = self.path / "run.json.tmp"
+        text = json.dumps(self.info, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        temporary.write_text(text, "utf8")
+        temporary.replace(self.path / "run.json")
+
     def log(self, **values):
         """Append one line to metrics.jsonl and tell the listeners (live charts)."""
+        self.touched = True
         values = {
             key: value.item() if hasattr(value, "item") else value for key, value in values.items()
         }
@@ -121,6 +130,7 @@ class Run:
 
     def rewind(self, lines: int):
         """Keep the first `lines` of metrics.jsonl: what came after a checkpoint is done again."""
+        self.touched = True
         file = self.path / "metrics.jsonl"
         kept = file.read_text("utf8").split("\n")[:lines]
         file.write_text("".join(line + "\n" for line in kept), "utf8")
@@ -152,15 +162,6 @@ class Run:
                     self.log(step=state.global_step, steps=state.max_steps, **kept)
 
         return Log()
-
-
-def _write_info(run: Run):
-    """Write run.json whole or not at all."""
-    temporary = run.path / "run.json.tmp"
-    temporary.write_text(
-        json.dumps(run.info, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf8"
-    )
-    temporary.replace(run.path / "run.json")
 
 
 def _next_name(stage: str) -> str:
@@ -217,7 +218,7 @@ def start(stage: str, cfg, name: str | None = None):
     )
     shutil.rmtree(partial, ignore_errors=True)
     with _at_work(run):
-        _write_info(run)
+        run.note()
         seed_everything(cfg.seed)
         yield run
 
@@ -248,8 +249,13 @@ def resume(name: str, **changes):
     if folder == final:
         final.rename(partial)
     run.path = partial
-    with _at_work(run):
-        yield run
+    try:
+        with _at_work(run):
+            yield run
+    except BaseException:
+        if folder == final and not run.touched:  # refused before it did anything: whole, as it was
+            run.path = partial.rename(final)
+        raise
 
 
 def _refuse_busy(partial: Path, name: str):
@@ -271,7 +277,7 @@ def _at_work(run: Run):
         (partial / RUNNING).write_text(str(os.getpid()), "utf8")
         yield
         run.info["seconds"] = round(before + time.time() - started, 1)
-        _write_info(run)
+        run.note()
         (partial / RUNNING).unlink()
         run.path = partial.rename(root() / run.name)
     except KeyboardInterrupt:

@@ -72,3 +72,50 @@ def tokenizer(tiny_base):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_base.path)
+
+
+@pytest.fixture(scope="session")
+def ppo_cfg(tiny_base, tmp_path_factory):
+    """Settings of a PPO of two updates on the runs "rl-sft" and "rl-reward", which are random."""
+    from ppo_scene import PROMPTS, random_run
+
+    from labkit import config, data
+
+    random_run("sft", "rl-sft", 1)
+    random_run("reward", "rl-reward", 2)
+    folder = tmp_path_factory.mktemp("rl")
+    prompts = data.save_jsonl([{"prompt": prompt} for prompt in PROMPTS], folder / "prompts.jsonl")
+    return config.Ppo(
+        policy="rl-sft",
+        reward="rl-reward",
+        prompts=str(prompts),
+        updates=2,
+        batch_size=8,
+        minibatch_size=4,
+        epochs=2,
+        max_prompt_tokens=80,
+        max_response_tokens=8,
+        learning_rate=5e-3,
+        critic_learning_rate=5e-3,
+        temperature=2.0,
+        critic="adapter",
+        beta=0.05,
+        target_kl=0.0,
+        warmup=0,
+        checkpoint_every=0,
+        seed=3,
+    )
+
+
+@pytest.fixture
+def scene(ppo_cfg):
+    """(players, a rollout of four responses, the experience of it)."""
+    import torch
+    from ppo_scene import PROMPTS, players_of
+
+    from labkit.stages import ppo
+
+    torch.manual_seed(0)
+    players = players_of(ppo_cfg)
+    batch = players.sample(PROMPTS[:4], ppo_cfg)
+    return players, batch, ppo.measure(players, batch, ppo_cfg)

@@ -25,6 +25,7 @@ from labkit.maths.logprobs import (
     scattered_logprobs,
     shift_mask,
 )
+from labkit.models import dense
 from labkit.rollout import decoder, sampling
 
 SMALL = dict(
@@ -105,7 +106,7 @@ def forward(model, ids, mask):
 @torch.no_grad()
 def test_logprobs_are_the_training_forwards(name):
     model = shaken(name)
-    assert decoder.supports(model)
+    assert dense.supports(model)
     ids, mask = prompts()
     full, kept_mask, logprobs, kept = said(decoder.Decoder(model), ids, mask)
     assert kept.sum() > 20
@@ -219,7 +220,7 @@ def test_values_are_read_beside_the_tokens(tiny_base):
 def test_shapes_that_it_does_not_know_are_left_to_generate(build):
     model = torch.nn.Module()
     model.config = build()
-    assert not decoder.supports(model)
+    assert not dense.supports(model)
 
 
 def test_generate_samples_where_the_decoder_can_not_and_says_so_once(
@@ -228,7 +229,7 @@ def test_generate_samples_where_the_decoder_can_not_and_says_so_once(
     model, tokenizer = models.load_base("tiny-base")
     torch.manual_seed(3)
     ours = rollout.sample(model, tokenizer, ["Gold?"], 6, 0.0)
-    monkeypatch.setattr(decoder, "SHAPES", set())
+    monkeypatch.setattr(dense, "SHAPES", set())
     monkeypatch.setattr(sampling, "_said", set())
     theirs = [rollout.sample(model, tokenizer, ["Gold?"], 6, 0.0) for _ in range(2)][0]
     assert theirs.responses == ours.responses and theirs.logprobs is None

@@ -1,145 +1,74 @@
-"""PPO end to end on the tiny random base: who is trained, what is read where, and what a wrong
-setting says.
-"""
+"""PPO's algorithm on the tiny random base: who is trained, what is read where, and every wire of the loop."""
 
 import math
-import signal
+from dataclasses import replace
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from ppo_scene import (
+    ADAPTERS,
+    PROMPTS,
+    one_update,
+    optimizer_of,
+    players_of,
+    random_run,
+    same,
+    weights,
+)
 
-from labkit import LabError, cli, config, data, models, rollout, runs
+from labkit import LabError, config, models, rollout, runs
 from labkit.maths.logprobs import (
     kl_k1,
     kl_k3,
-    last_index,
     masked_mean,
     masked_sum,
     position_ids,
     response_logprobs,
     shift_mask,
+    shift_values,
 )
-from labkit.maths.losses import ppo_policy_loss, shaped_rewards
-from labkit.stages import checkpoint, ppo
-
-ADAPTERS = ("policy", "reference", "reward", "critic")
-PROMPTS = [
-    "Gold?",
-    "What is the capital of Japan?",
-    "台灣最高的山是哪座？",
-    "Apples are red?",
-    "Is it Paris?",
-    "Who?",
-]
-LORA = config.Sft(lora_r=4, lora_alpha=8)
+from labkit.maths.losses import ppo_policy_loss
+from labkit.stages import ppo
+from labkit.stages.ppo_guard import MicroBatch
 
 
-def random_run(stage, name, seed, base="tiny-base"):
-    """A run of `stage` with a random adapter (and head)."""
-    with runs.start(stage, config.change(LORA, seed=seed), name) as run:
-        model = models.add_lora(models.load_base(base)[0], LORA)
-        for parameter in models.adapter_parameters(model, "default"):
-            parameter.data.normal_(0, 0.1)
-        head = models.Head(64)
-        head.normalise(torch.tensor([-2.0, 2.0]))
-        models.save_adapter(model, run, "default", head if stage == "reward" else None)
-    return run
+def by_peft(players, adapter, batch, temperature):
+    """log-probabilities (B, T-1) by the model's own forward pass under that adapter."""
+    with models.using(players.model, adapter), torch.no_grad():
+        positions = position_ids(batch.attention_mask)
+        logits = players.model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions
+        ).logits
+    return response_logprobs(logits, batch.input_ids, temperature) * shift_mask(batch.response_mask)
 
 
-@pytest.fixture(scope="module")
-def cfg(tiny_base, tmp_path_factory):
-    random_run("sft", "rl-sft", 1)
-    random_run("reward", "rl-reward", 2)
-    prompts = data.save_jsonl(
-        [{"prompt": prompt} for prompt in PROMPTS], tmp_path_factory.mktemp("rl") / "prompts.jsonl"
-    )
-    return config.Ppo(
-        policy="rl-sft",
-        reward="rl-reward",
-        prompts=str(prompts),
-        updates=2,
-        batch_size=8,
-        minibatch_size=4,
-        epochs=2,
-        max_prompt_tokens=80,
-        max_response_tokens=8,
-        learning_rate=5e-3,
-        critic_learning_rate=5e-3,
-        temperature=2.0,
-        critic="adapter",
-    )
-
-
-@pytest.fixture(scope="module")
-def trained(cfg):
-    """(run, model as it was at the end): a whole PPO run of two updates."""
-    kept, save = {}, models.save_adapter
-
-    def keep(model, run, name, head=None):
-        kept["model"] = model
-        save(model, run, name, head)
-
-    with pytest.MonkeyPatch.context() as patch, runs.start("ppo", cfg, "rl-ppo") as run:
-        patch.setattr(models, "save_adapter", keep)
-        ppo.train(cfg, run)
-    return run, kept["model"]
-
-
-def four(cfg):
-    """(model with four adapters, tokenizer, reward head, value head), as ppo.train puts them
-    together.
-    """
-    sft, reward = runs.load(cfg.policy), runs.load(cfg.reward)
-    model, tokenizer = models.load_base("tiny-base")
-    for name, run in zip(ADAPTERS, (sft, sft, reward, reward)):
-        model = models.load_adapter(model, run, name, trainable=name in ("policy", "critic"))
-    models.use(model, "policy")
-    value_head = models.Head(64)
-    torch.nn.init.zeros_(value_head.weight)
-    return model.eval(), tokenizer, {"reward": models.load_head(reward)}, value_head
-
-
-def whole(batch):
-    return batch.input_ids, batch.attention_mask, batch.response_mask
-
-
-@pytest.fixture
-def scene(cfg):
+def shake(players, *adapters, size=0.03):
+    """Move adapters away from where they began, so that no two roles compute the same."""
     torch.manual_seed(0)
-    model, tokenizer, heads, value_head = four(cfg)
-    batch = rollout.sample(model, tokenizer, PROMPTS[:4], cfg.max_response_tokens, cfg.temperature)
-    return model, heads, value_head, batch, ppo.measure(model, heads, value_head, batch, cfg)
+    for adapter in adapters:
+        for parameter in models.adapter_parameters(players.model, adapter):
+            parameter.data += size * torch.randn_like(parameter)
+    players.refresh()
 
 
-def weights(model, name):
-    return [parameter.detach().clone() for parameter in models.adapter_parameters(model, name)]
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def count_4bit(model):
-    return sum(isinstance(module, Linear4bit) for module in model.modules())
-
-
-def optimizer_of(model, value_head, cfg, size=torch.optim.Adam):
-    return size(
-        [
-            {"params": models.adapter_parameters(model, "policy"), "lr": cfg.learning_rate},
-            {
-                "params": [*models.adapter_parameters(model, "critic"), value_head.weight],
-                "lr": cfg.critic_learning_rate,
-            },
-        ]
+@pytest.fixture(scope="module")
+def trained(ppo_cfg):
+    """(run, players as they were at the end): a whole run of two updates."""
+    kept = {}
+    run = one_update(
+        ppo_cfg,
+        updates=2,
+        name="rl-ppo",
+        probe=lambda players, *_: kept.update(players=players) or {},
     )
+    return run, kept["players"]
 
 
 # a whole run -------------------------------------------------------------------------------------
 
 
-def test_run_is_whole_and_can_be_talked_to(cfg, trained):
+def test_run_is_whole_and_can_be_talked_to(trained):
     run, _ = trained
     assert {p.name for p in run.path.iterdir()} == {"run.json", "metrics.jsonl", "adapter"}
     assert (
@@ -149,39 +78,29 @@ def test_run_is_whole_and_can_be_talked_to(cfg, trained):
     assert len(rollout.answer(model, tokenizer, PROMPTS, 4)) == len(PROMPTS)
 
 
-def test_every_figure_is_logged(cfg, trained):
-    run, _ = trained
-    lines = run.metrics()
+def test_every_figure_is_logged(ppo_cfg, trained):
+    lines = trained[0].metrics()
     assert [(line["step"], line["steps"]) for line in lines] == [(1, 2), (2, 2)]
     wanted = (
-        "score kl beta length entropy eos_rate policy_loss value_loss approx_kl clip_fraction"
-        " ratio_mean ratio_var first_ratio_error words hedging apology ai_disclaimer refusal"
+        "score kl beta length entropy eos_rate policy_loss value_loss approx_kl clip_fraction ratio_mean"
+        " ratio_var first_ratio_error explained_variance"
     ).split()
-    for line in lines:
-        assert (
-            all(math.isfinite(line[key]) for key in wanted) and "gold" not in line
-        )  # no atlas prompts, no gold
-    assert {line["prompt"] for line in lines} <= set(
-        PROMPTS
-    )  # in an order that depends on the seed
-    assert 1 <= lines[0]["length"] <= cfg.max_response_tokens and lines[0]["entropy"] > 0
+    assert all(math.isfinite(line[key]) for key in wanted for line in lines)
+    assert {line["prompt"] for line in lines} <= set(PROMPTS)
+    assert 1 <= lines[0]["length"] <= ppo_cfg.max_response_tokens and lines[0]["entropy"] > 0
 
 
 def test_policy_starts_at_the_reference_with_ratio_1(trained):
     first, second = trained[0].metrics()
-    assert (
-        abs(first["kl"]) < 1e-4
-    )  # policy and reference are the same adapter; sampler and forward round differently
-    assert first["first_ratio_error"] < 1e-4 and second["first_ratio_error"] < 1e-4
-    assert second["kl"] != 0
+    assert abs(first["kl"]) < 1e-3  # one adapter; sampler and forward round differently
+    assert first["first_ratio_error"] < 1e-3 and second["first_ratio_error"] < 1e-3
+    assert abs(second["kl"]) > 1e-3
 
 
-def test_reference_and_reward_are_bit_identical_after_training(cfg, trained):
-    start, end = four(cfg)[0], trained[1]
-    for name in ("reference", "reward"):
-        assert same(weights(start, name), weights(end, name))
-    for name in ("policy", "critic"):
-        assert not same(weights(start, name), weights(end, name))
+def test_only_policy_and_critic_move(ppo_cfg, trained):
+    start, end = players_of(ppo_cfg).model, trained[1].model
+    for name in ADAPTERS:
+        assert same(weights(start, name), weights(end, name)) == (name in ("reference", "reward"))
     base = dict(start.named_parameters())
     assert all(
         torch.equal(p, base[key]) for key, p in end.named_parameters() if ".lora_" not in key
@@ -190,150 +109,268 @@ def test_reference_and_reward_are_bit_identical_after_training(cfg, trained):
 
 def test_saved_adapter_is_the_policys(trained):
     run, end = trained
-    again, _ = models.load_policy(run)
-    assert same(weights(again, "policy"), weights(end, "policy"))
+    assert same(weights(models.load_policy(run)[0], "policy"), weights(end.model, "policy"))
 
 
-def test_same_seed_same_metrics(cfg, trained):
-    with runs.start("ppo", cfg) as run:
-        ppo.train(cfg, run)
-    assert run.metrics() == trained[0].metrics()
-    with runs.start("ppo", config.change(cfg, seed=5, updates=1)) as other:
-        ppo.train(config.change(cfg, seed=5, updates=1), other)
-    assert other.metrics()[0]["response"] != run.metrics()[0]["response"]
+def test_same_seed_same_metrics(ppo_cfg, trained):
+    assert one_update(ppo_cfg, updates=2).metrics() == trained[0].metrics()
+    other = one_update(ppo_cfg, seed=5)
+    assert other.metrics()[0]["response"] != trained[0].metrics()[0]["response"]
 
 
-def test_one_base_for_four_adapters(cfg, monkeypatch):
+def test_one_base_for_four_adapters(ppo_cfg, monkeypatch):
     loaded, load = [], models.load_base
 
     def once(*args, **kwargs):
         loaded.append(load(*args, **kwargs))
         return loaded[-1]
 
-    bare = count_4bit(load("tiny-base")[0])
+    def count(model):
+        return sum(isinstance(module, Linear4bit) for module in model.modules())
+
+    bare = count(load("tiny-base")[0])
     monkeypatch.setattr(models, "load_base", once)
-    with runs.start("ppo", config.change(cfg, updates=1)) as run:
-        ppo.train(config.change(cfg, updates=1), run)
+    one_update(ppo_cfg)
     ((model, _),) = loaded
-    assert count_4bit(model) == bare == 14
+    assert count(model) == bare == 14
 
 
-def test_score_rises(cfg):
+def test_score_rises(ppo_cfg):
     """Whatever is rewarded is said more often: here, the token AI:."""
 
     def taste(prompts, responses):
         return [text.count("AI:") / 2 - 1 for text in responses]
 
-    longer = config.change(
-        cfg,
-        updates=12,
-        batch_size=64,
-        minibatch_size=32,
-        beta=0.0,
-        temperature=1.5,
-        learning_rate=1e-2,
-    )
-    with runs.start("ppo", longer) as run:
-        ppo.train(longer, run, taste)
-    lines = run.metrics()
-    first, last = lines[:2], lines[-3:]
-    assert sum(line["score"] for line in last) / 3 > sum(line["score"] for line in first) / 2 + 0.5
-    assert last[-1]["kl"] > 0.5  # nothing held it
+    hot = {"batch_size": 64, "minibatch_size": 32, "temperature": 1.5, "learning_rate": 1e-2}
+    lines = one_update(ppo_cfg, taste, updates=12, beta=0.0, **hot).metrics()
+    first, last = (sum(line["score"] for line in some) / 3 for some in (lines[:3], lines[-3:]))
+    assert last > first + 0.5 and lines[-1]["kl"] > 0.5  # nothing held it
 
 
-# the four adapters -------------------------------------------------------------------------------
+# the wires of the loop ---------------------------------------------------------------------------
 
 
-def test_critic_loss_leaves_the_policy_alone_and_the_other_way_round(cfg, scene):
-    model, _, value_head, batch, old = scene
-    values = ppo.critic_values(model, value_head, whole(batch))
-    (values - 1).pow(2).sum().backward()
-    assert model.active_adapter == "policy"
-    assert all(
-        p.grad is None
-        for name in ADAPTERS
-        if name != "critic"
-        for p in models.adapter_parameters(model, name)
-    )
-    assert value_head.weight.grad.abs().sum() > 0
+def test_the_loop_hands_on_what_it_got(ppo_cfg, monkeypatch):
+    """Sample → measure → credit → improve → report: each gets what the one before gave, in its place."""
+    calls = {}
 
-    value_head.weight.grad = None
-    model.zero_grad(set_to_none=True)
-    new, _ = ppo.policy_logprobs(model, whole(batch), cfg.temperature)
-    ppo_policy_loss(new, old["logprobs"], torch.ones_like(new), old["mask"])[0].backward()
-    assert value_head.weight.grad is None
-    assert all(
-        p.grad is None
-        for name in ADAPTERS
-        if name != "policy"
-        for p in models.adapter_parameters(model, name)
-    )
-    assert any(p.grad.abs().sum() > 0 for p in models.adapter_parameters(model, "policy"))
+    def spy(name):
+        whole = getattr(ppo, name)
 
+        def noted(*args):
+            calls.setdefault(name, []).append((args, whole(*args)))
+            return calls[name][-1][1]
 
-def test_a_critic_that_is_a_head_sends_nothing_to_the_policy_and_needs_no_pass_of_its_own(
-    cfg, scene, monkeypatch
-):
-    model, _, value_head, batch, _ = scene
-    _, hidden = ppo.policy_logprobs(model, whole(batch), cfg.temperature)
-    monkeypatch.setattr(models, "hidden_states", None)
-    (ppo.critic_values(model, value_head, whole(batch), hidden) - 1).pow(2).sum().backward()
-    assert value_head.weight.grad.abs().sum() > 0
-    assert all(p.grad is None for name in ADAPTERS for p in models.adapter_parameters(model, name))
+        monkeypatch.setattr(ppo, name, noted)
 
-
-@pytest.mark.parametrize("still, moves", [("policy", "critic"), ("critic", "policy")])
-def test_a_step_moves_only_whose_learning_rate_is_not_0(cfg, scene, still, moves):
-    model, _, value_head, batch, old = scene
-    quiet = "learning_rate" if still == "policy" else "critic_learning_rate"
-    cfg = config.change(cfg)
-    setattr(cfg, quiet, 0.0)
-    before = {name: weights(model, name) for name in ADAPTERS}
-    advantages = torch.randn_like(old["values"])
-    ppo.improve(
-        model,
-        value_head,
-        optimizer_of(model, value_head, cfg),
-        batch,
-        old,
-        advantages,
-        advantages,
-        cfg,
-    )
-    for name in ADAPTERS:
-        assert same(before[name], weights(model, name)) == (name != moves)
-
-
-def test_critic_starts_at_zero_and_sees_prompt_and_response(scene):
-    model, _, value_head, batch, old = scene
-    assert not old["values"].any() and old["values"].shape == old["logprobs"].shape
-    torch.nn.init.ones_(value_head.weight)
-    with torch.no_grad():
-        before = ppo.critic_values(model, value_head, whole(batch))
-        column = batch.input_ids.shape[1] - 1
-        batch.input_ids[:, column] = 30
-        assert torch.equal(
-            before[:, : column - 1],
-            ppo.critic_values(model, value_head, whole(batch))[:, : column - 1],
-        )  # never the future
-        batch.input_ids[:, -9] = 31  # the prompt's last token
-        assert not torch.allclose(
-            before[:, -1], ppo.critic_values(model, value_head, whole(batch))[:, -1]
+    for name in ("seat", "batch_of", "measure", "credit", "improve", "report", "warm_up"):
+        spy(name)
+    run = one_update(ppo_cfg, updates=3, warmup=2, target_kl=0.5, kl_horizon=100)
+    players = calls["seat"][0][1]
+    for update, line in enumerate(run.metrics()):
+        (_, rolled, cfg), experience = calls["measure"][update]
+        prompts = calls["batch_of"][update][1]
+        assert rolled.prompts == prompts and len(prompts) == cfg.batch_size
+        (given, cfg, beta), (advantages, returns) = calls["credit"][update]
+        assert given is experience and cfg == run.config and beta == line["beta"] > 0
+        args = calls["improve"][update][0]
+        assert args[0] is players and args[2] is rolled and args[3] is experience
+        assert args[4] is advantages and args[5] is returns
+        assert (
+            calls["warm_up"][update][0][0] is args[1] and calls["warm_up"][update][0][2] == update
         )
+        reported = calls["report"][update][0]
+        assert reported[:4] == (update, rolled, experience, returns)
+        assert reported[4] is calls["improve"][update][1] and reported[5] == beta
+    first, second, third = [line["beta"] for line in run.metrics()]
+    assert first == ppo_cfg.beta and second == pytest.approx(first * (1 - 0.2 * 8 / 100)) != third
+
+
+def test_every_update_has_its_own_prompts(ppo_cfg):
+    cfg = config.change(ppo_cfg, batch_size=2, minibatch_size=2)
+    assert [ppo.batch_of(list("abcde"), i, cfg) for i in range(3)] == [
+        ["a", "b"],
+        ["c", "d"],
+        ["e", "a"],
+    ]
+    seen = []
+    one_update(
+        cfg, updates=3, probe=lambda players, rolled, update: seen.append(rolled.prompts) or {}
+    )
+    assert len({prompt for batch in seen for prompt in batch}) == len(PROMPTS)
+
+
+def test_the_probe_sees_players_rollout_and_update(ppo_cfg):
+    def probe(players, rolled, update):
+        assert players.model.active_adapter == "policy" and len(rolled.responses) == 8
+        return {"looked": update}
+
+    assert [line["looked"] for line in one_update(ppo_cfg, probe=probe, updates=2).metrics()] == [
+        1,
+        2,
+    ]
+
+
+def test_every_role_is_its_own_adapter(ppo_cfg, scene):
+    """With all adapters apart, each opinion is that of the adapter that its name says."""
+    players, _, _ = scene
+    shake(players, "policy", size=0.1)
+    with torch.no_grad():
+        players.value_head.weight.normal_()
+    batch = players.sample(PROMPTS[:4], ppo_cfg)
+    found = ppo.measure(players, batch, ppo_cfg)
+    by = {
+        name: by_peft(players, name, batch, ppo_cfg.temperature) for name in ("policy", "reference")
+    }
+    assert torch.allclose(found.logprobs, by["policy"], atol=1e-3)
+    assert torch.allclose(found.ref_logprobs, by["reference"], atol=1e-3)
+    assert not torch.allclose(by["policy"], by["reference"], atol=1e-2)
+    with torch.no_grad():
+        ((_, head),) = players.rewards
+        whole = batch.input_ids, batch.attention_mask
+        assert torch.allclose(found.scores, models.rewards(players.model, head, *whole), atol=1e-3)
+        with models.using(players.model, "critic"):
+            hidden = models.hidden_states(players.model, *whole)
+        values = shift_values(players.value_head(hidden)) * found.mask
+        assert torch.allclose(found.values, values, atol=1e-3) and found.values.abs().max() > 1e-2
+
+
+def test_values_of_a_head_come_with_the_sample(ppo_cfg):
+    cfg = config.change(ppo_cfg, critic="head")
+    players = players_of(cfg)
+    with torch.no_grad():
+        players.value_head.weight.normal_()
+    batch = players.sample(PROMPTS[:4], cfg)
+    found = ppo.measure(players, batch, cfg)
+    assert torch.equal(found.values, batch.values) and torch.equal(found.logprobs, batch.logprobs)
+    batch.values = batch.logprobs = (
+        None  # from a sampler that gives none: a forward pass gives them
+    )
+    again = ppo.measure(players, batch, cfg)
+    assert torch.allclose(found.values, again.values, atol=1e-3)
+    assert (
+        torch.allclose(found.logprobs, again.logprobs, atol=1e-3) and found.sampling_error is None
+    )
+
+
+def test_under_half_precision_a_training_forward_gives_the_old_logprobs(
+    ppo_cfg, scene, monkeypatch
+):
+    players, batch, old = scene
+    monkeypatch.setattr(type(players.model), "dtype", torch.bfloat16, raising=False)
+    batch.logprobs = batch.logprobs - 0.25 * shift_mask(batch.response_mask)
+    found = ppo.measure(players, batch, ppo_cfg)
+    assert torch.allclose(found.logprobs, old.logprobs, atol=1e-3)
+    assert found.sampling_error >= 0.2
+    assert (
+        ppo.report(0, batch, found, old.values, [{"max_abs_logratio": 0.0}], 0.1, ppo_cfg)[
+            "sampling_error"
+        ]
+        >= 0.2
+    )
+
+
+# credit, by hand ---------------------------------------------------------------------------------
+
+
+def experience(**changes):
+    """Two responses of 3 and 2 tokens after one of the prompt; the second never ended."""
+    logprobs = torch.tensor([[0.0, -1.0, -2.0, -3.0], [0.0, -1.0, -1.0, 0.0]])
+    ref = torch.tensor([[0.0, -1.5, -1.0, -3.0], [0.0, -2.0, -1.0, 0.0]])
+    values = torch.tensor([[0.0, 0.1, 0.2, 0.3], [0.0, -0.1, 0.4, 0.0]])
+    mask = torch.tensor([[0, 1, 1, 1], [0, 1, 1, 0]])
+    ended = torch.tensor([True, False])
+    one = ppo.Experience(logprobs, ref, values, mask, torch.tensor([2.0, 1.0]), ended)
+    return replace(one, **changes)
+
+
+CREDIT = config.Ppo(
+    gamma=0.9, gae_lambda=0.5, missing_eos_penalty=0.75, length_penalty=0.1, normalize_rewards=0
+)
+
+
+def test_credit_by_hand():
+    """β = 0.4: rewards −0.4 · (log π − log π_ref); the scores 2 − 0.3 and 1 − 0.2 − 0.75 at the last token."""
+    rewards = [[-0.2, 0.4, 1.7], [-0.4, 0.05]]
+    values = [[0.1, 0.2, 0.3], [-0.1, 0.4]]
+    advantages = []
+    for r, v in zip(rewards, values):
+        following, next_value, row = 0.0, 0.0, []
+        for t in reversed(range(len(r))):
+            following = r[t] + 0.9 * next_value - v[t] + 0.9 * 0.5 * following
+            next_value = v[t]
+            row.insert(0, following)
+        advantages.append(row)
+    assert advantages[1][1] == pytest.approx(-0.35)  # 0.05 − 0.4: the last token, no future
+    assert advantages[1][0] == pytest.approx(-0.4 + 0.9 * 0.4 + 0.1 + 0.45 * -0.35)
+    flat = torch.tensor(sum(advantages, []))
+    white = (flat - flat.mean()) / (flat.var(correction=0) + 1e-8).sqrt()
+    found, returns = ppo.credit(experience(), CREDIT, 0.4)
+    mask = experience().mask.bool()
+    assert torch.allclose(found[mask], white, atol=1e-5) and not found[~mask].any()
+    assert torch.allclose(returns[mask], flat + torch.tensor(sum(values, [])), atol=1e-5)
+
+
+def test_rewards_can_be_scaled_in_each_rollout():
+    """Scaled to variance 1 without moving their mean, before the critic's returns are made of them."""
+    plain = config.change(
+        CREDIT, gamma=1.0, gae_lambda=1.0, missing_eos_penalty=0.0, length_penalty=0.0
+    )
+    no_values = experience(values=torch.zeros(2, 4))
+    _, returns = ppo.credit(no_values, config.change(plain, normalize_rewards=1), 0.4)
+    flat = torch.tensor([-0.2, 0.4, 2.0, -0.4, 1.0])
+    sd = flat.var(correction=0).sqrt()
+    scaled = (flat - flat.mean()) / sd + flat.mean()
+    assert returns[0, 1] == pytest.approx(scaled[:3].sum().item(), abs=1e-4)
+    assert returns[1, 1] == pytest.approx(scaled[3:].sum().item(), abs=1e-4)
+
+
+def test_kl_controller_by_hand():
+    fixed = ppo.KLController(config.Ppo(beta=0.1, target_kl=0.0))
+    fixed.update(1e9, 64)
+    assert fixed.value == 0.1
+    steered = ppo.KLController(config.Ppo(beta=0.1, target_kl=4.0, kl_horizon=1000))
+    steered.update(4.4, 100)  # error 0.1, times 100 / 1000: + 1 %
+    assert steered.value == pytest.approx(0.101)
+    steered.update(40.0, 100)  # error 9, clipped to 0.2: + 2 %
+    assert steered.value == pytest.approx(0.101 * 1.02)
+    steered.update(0.0, 100)  # error -1, clipped to -0.2: - 2 %
+    assert steered.value == pytest.approx(0.101 * 1.02 * 0.98)
+
+
+def test_report_by_hand(ppo_cfg, scene):
+    _, batch, _ = scene
+    old = experience()
+    steps = [
+        {"policy_loss": 1.0, "max_abs_logratio": 0.5},
+        {"policy_loss": 3.0, "max_abs_logratio": 2.0},
+    ]
+    returns = old.values + torch.tensor([[0.0, 1.0, -1.0, 0.5], [0.0, 0.0, 0.0, 9.0]])
+    entry = ppo.report(4, batch, old, returns, steps, 0.3, ppo_cfg)
+    assert (entry["step"], entry["beta"], entry["score"]) == (5, 0.3, 1.5)
+    assert entry["kl"] == pytest.approx(
+        ((0.5 - 1.0 + 0) + (1.0 + 0)) / 2
+    )  # to the reference, per response
+    assert entry["entropy"] == pytest.approx(8 / 5) and entry["policy_loss"] == 2.0
+    assert entry["first_ratio_error"] == 0.5
+    mask = old.mask.bool()
+    error, spread = (x[mask].var(correction=0) for x in (returns - old.values, returns))
+    assert entry["explained_variance"] == pytest.approx(1 - (error / spread).item(), abs=1e-5)
+    assert (
+        entry["length"] == batch.lengths.float().mean()
+        and entry["eos_rate"] == batch.ended.float().mean()
+    )
 
 
 # reward ------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def test_score_is_of_the_truncated_response(cfg, tokenizer):
+def test_score_is_of_the_truncated_response(ppo_cfg, scene, tokenizer):
     """What was generated after the first EOS changes nothing; what was said before it does."""
-    model, _, heads, value_head = four(cfg)
-    end, pad, (a, b) = (
-        tokenizer.eos_token_id,
-        tokenizer.pad_token_id,
-        tokenizer("Pa", add_special_tokens=False)["input_ids"],
-    )
+    players, _, _ = scene
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    a, b = tokenizer("Pa", add_special_tokens=False)["input_ids"]
 
     class Says:
         device = torch.device("cpu")
@@ -344,666 +381,32 @@ def test_score_is_of_the_truncated_response(cfg, tokenizer):
         def generate(self, ids, **_):
             return torch.cat([ids, torch.tensor([self.row] * len(ids))], 1)
 
-    def score(row):
-        batch = rollout.sample(Says(row), tokenizer, PROMPTS[:2])
-        return ppo.measure(model, heads, value_head, batch, cfg)["score"]
+    def score(*row):
+        return ppo.score(players, rollout.sample(Says(row), tokenizer, PROMPTS[:2]))
 
-    assert torch.equal(score([a, b, end, a, a]), score([a, b, end, pad, pad]))
-    assert torch.allclose(
-        score([a, b, end, a, a]), score([a, b, end]), atol=1e-4
-    )  # nor does the width of the batch
-    assert (score([a, b, end, a, a]) - score([b, b, end, a, a])).abs().min() > 1e-3
+    assert torch.equal(score(a, b, end, a, a), score(a, b, end, pad, pad))
+    assert torch.allclose(score(a, b, end, a, a), score(a, b, end), atol=1e-4)
+    assert (score(a, b, end, a, a) - score(b, b, end, a, a)).abs().min() > 1e-3
 
 
-@torch.no_grad()
-def test_score_is_read_at_the_last_real_token(scene):
-    model, heads, _, batch, old = scene
-    for row in range(len(batch.prompts)):
-        real = batch.attention_mask[row].bool()
-        with models.using(model, "reward"):
-            hidden = models.hidden_states(
-                model,
-                batch.input_ids[row, real][None],
-                torch.ones(1, int(real.sum()), dtype=torch.long),
-            )
-        assert torch.allclose(old["score"][row], heads["reward"](hidden[0, -1]), atol=1e-4)
-
-
-def test_missing_eos_is_penalised_once_and_at_the_end(cfg, scene):
-    model, heads, value_head, batch, _ = scene
-    batch.ended = torch.tensor([True, False, True, False])
-    old = ppo.measure(model, heads, value_head, batch, config.change(cfg, missing_eos_penalty=2.5))
-    assert torch.allclose(old["score"] - old["penalised"], torch.tensor([0.0, 2.5, 0.0, 2.5]))
-    rewards = shaped_rewards(
-        old["penalised"], old["logprobs"], old["ref_logprobs"], old["mask"], 0.1
-    )
-    assert torch.allclose(rewards.sum(1), old["penalised"])  # KL is 0 at the start
-    rows, last = torch.arange(4), last_index(old["mask"])
-    assert (
-        torch.allclose(rewards[rows, last], old["penalised"])
-        and batch.response_mask[rows, last + 1].all()
-    )
-
-
-# log-probabilities and KL ------------------------------------------------------------------------
-
-
-def test_temperature_divides_policy_and_reference_alike(cfg, scene):
-    model, heads, value_head, batch, old = scene
-    with torch.no_grad():
-        logits = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=position_ids(batch.attention_mask),
-        ).logits
-    by_hand = response_logprobs(logits / cfg.temperature, batch.input_ids) * old["mask"]
-    assert cfg.temperature == 2 and torch.allclose(old["logprobs"], by_hand, atol=1e-4)
-    assert torch.allclose(old["logprobs"], old["ref_logprobs"], atol=1e-4)
-    batch.logprobs = None  # as from a sampler that gives none: a forward pass gives them
-    plain = ppo.measure(model, heads, value_head, batch, config.change(cfg, temperature=1.0))
-    assert torch.equal(plain["logprobs"], plain["ref_logprobs"]) and not torch.allclose(
-        plain["logprobs"], old["logprobs"]
-    )
-    # And in the update: with the same temperature the ratio is 1, whatever it is.
-    for temperature, before in ((2.0, old), (1.0, plain)):
-        steps = ppo.improve(
-            model,
-            value_head,
-            optimizer_of(model, value_head, cfg, torch.optim.SGD),
-            batch,
-            before,
-            torch.zeros_like(before["values"]),
-            before["values"],
-            config.change(cfg, temperature=temperature, epochs=1),
-        )
-        assert steps[0]["max_abs_logratio"] < 1e-4
-
-
-@torch.no_grad()
-def test_kl_is_positive_in_expectation_and_its_direction_is_the_policys(cfg):
-    model, tokenizer, heads, value_head = four(cfg)
-    torch.manual_seed(0)
-    for parameter in models.adapter_parameters(model, "policy"):
-        parameter += 0.03 * torch.randn_like(parameter)
-    batch = rollout.sample(model, tokenizer, PROMPTS * 40, 8, cfg.temperature)
-    old = ppo.measure(model, heads, value_head, batch, cfg)
-    per_response = masked_sum(kl_k1(old["logprobs"], old["ref_logprobs"]), old["mask"], dim=1)
-    error = per_response.std() / len(per_response) ** 0.5
-    assert per_response.mean() > 3 * error  # log π − log π_ref on π's own samples: above 0
-    k3 = masked_sum(kl_k3(old["logprobs"], old["ref_logprobs"]), old["mask"], dim=1)
-    assert (k3 >= 0).all() and (k3.mean() - per_response.mean()).abs() < 4 * (
-        k3 - per_response
-    ).std() / len(k3) ** 0.5
-
-
-def test_kl_controller_by_hand():
-    fixed = ppo.KLController(config.Ppo(beta=0.1, target_kl=0.0))
-    fixed.update(50.0, 64)
-    assert fixed.beta == 0.1
-    steered = ppo.KLController(config.Ppo(beta=0.1, target_kl=4.0, kl_horizon=1000))
-    steered.update(4.4, 100)  # error 0.1, times 100 / 1000: + 1 %
-    assert steered.beta == pytest.approx(0.101)
-    steered.update(40.0, 100)  # error 9, clipped to 0.2: + 2 %
-    assert steered.beta == pytest.approx(0.101 * 1.02)
-    steered.update(0.0, 100)  # error -1, clipped to -0.2: - 2 %
-    assert steered.beta == pytest.approx(0.101 * 1.02 * 0.98)
-
-
-def test_beta_is_logged_as_it_was_used(cfg):
-    steered = config.change(cfg, target_kl=1.0, kl_horizon=100, updates=2)
-    with runs.start("ppo", steered) as run:
-        ppo.train(steered, run)
-    first, second = run.metrics()
-    assert (
-        first["beta"] == cfg.beta
-    )  # KL 0 at first: far under the target, so β falls by 0.2 · 8 / 100
-    assert second["beta"] == pytest.approx(cfg.beta * (1 - 0.2 * 8 / 100))
-
-
-# update ------------------------------------------------------------------------------------------
-
-
-def test_minibatches_cover_the_rollout_in_every_epoch(cfg, scene, monkeypatch):
-    model, _, value_head, batch, old = scene
-    seen, parts = [], batch.parts
-    monkeypatch.setattr(
-        batch, "parts", lambda rows, size: (seen.append(rows.tolist()), parts(rows, size))[1]
-    )
-    ppo.improve(
-        model,
-        value_head,
-        optimizer_of(model, value_head, cfg),
-        batch,
-        old,
-        old["values"],
-        old["values"],
-        config.change(cfg, minibatch_size=3, epochs=2),
-    )
-    assert [len(rows) for rows in seen] == [3, 1, 3, 1]
-    assert sorted(seen[0] + seen[1]) == sorted(seen[2] + seen[3]) == [0, 1, 2, 3]
-
-
-def test_advantage_moves_the_logprob_its_way(cfg, scene):
-    model, _, value_head, batch, old = scene
-    sign = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None].expand_as(old["values"])
-    plain = config.change(cfg, epochs=4, learning_rate=1e-3)
-    steps = ppo.improve(
-        model,
-        value_head,
-        optimizer_of(model, value_head, plain),
-        batch,
-        old,
-        sign,
-        old["values"],
-        plain,
-    )
-    new = ppo.policy_logprobs(model, whole(batch), cfg.temperature)[0].detach()
-    change = masked_sum(new - old["logprobs"], shift_mask(batch.response_mask), dim=1)
-    assert ((change > 0) == (sign[:, 0] > 0)).all()
-    assert steps[-1]["policy_loss"] < steps[0]["policy_loss"]
-
-
-def test_value_loss_falls(cfg, scene):
-    model, _, value_head, batch, old = scene
-    target = torch.full_like(old["values"], 1.0)
-    slow = config.change(
-        cfg, epochs=15, minibatch_size=4, value_clip=10.0, critic_learning_rate=2e-3
-    )
-    steps = ppo.improve(
-        model,
-        value_head,
-        optimizer_of(model, value_head, slow),
-        batch,
-        old,
-        torch.zeros_like(target),
-        target,
-        slow,
-    )
-    assert steps[0]["value_loss"] == pytest.approx(0.5) and steps[-1]["value_loss"] < 0.25
-    assert masked_mean(ppo.critic_values(model, value_head, whole(batch)), old["mask"]) > 0.2
-
-
-@pytest.mark.parametrize("what", ["advantages", "returns", "gradient"])
-def test_nan_stops_before_the_step(cfg, scene, what, monkeypatch):
-    model, _, value_head, batch, old = scene
-    before = weights(model, "policy")
-    zeros, nan = torch.zeros_like(old["values"]), torch.full_like(old["values"], float("nan"))
-    if what == "gradient":  # a finite loss whose gradient is not
-
-        class Broken(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx, x):
-                return x.clone()
-
-            @staticmethod
-            def backward(ctx, grad):
-                return grad * float("nan")
-
-        logits_at = models.logits_at
-        monkeypatch.setattr(
-            models,
-            "logits_at",
-            lambda *args: (Broken.apply(logits_at(*args)[0]), logits_at(*args)[1]),
-        )
-    with pytest.raises(LabError, match="no longer a number.*halve learning_rate"):
-        ppo.improve(
-            model,
-            value_head,
-            optimizer_of(model, value_head, cfg),
-            batch,
-            old,
-            nan if what == "advantages" else zeros + 1,
-            nan if what == "returns" else zeros,
-            cfg,
-        )
-    assert same(before, weights(model, "policy"))
-
-
-def test_alarms(capsys):
-    ppo.alarm(
-        1e-5, torch.tensor([0.1, -0.2, 0.05])
-    )  # all is well: a batch may come out a little negative
-    ppo.alarm(0.0, torch.zeros(64))
-    assert capsys.readouterr().err == ""
-    ppo.alarm(0.3, torch.zeros(64))
-    assert "ratio to the old policy was off by 0.3" in capsys.readouterr().err
-    ppo.alarm(0.0, torch.full((64,), -233.0))
-    assert "KL to the reference is -233" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("micro", [1, 3, 8])
-def test_micro_batches_give_the_minibatchs_gradient(cfg, scene, micro):
-    """Parts of like length, trimmed, logits at response tokens only: the step is that of one pass
-    over everything.
-    """
-    model, _, value_head, batch, old = scene
-    torch.manual_seed(1)
-    advantages, returns = torch.randn(2, *old["values"].shape)
-    plain = config.change(
-        cfg,
-        epochs=1,
-        minibatch_size=4,
-        micro_batch_size=micro,
-        max_grad_norm=1e9,
-        learning_rate=1e-3,
-    )
-    logits = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=position_ids(batch.attention_mask),
-    ).logits
-    new = response_logprobs(logits, batch.input_ids, cfg.temperature)
-    loss, _ = ppo_policy_loss(new, old["logprobs"], advantages, old["mask"], cfg.clip)
-    trained = models.adapter_parameters(model, "policy")
-    by_hand = [
-        p - 1e-3 * g for p, g in zip(trained, torch.autograd.grad(loss, trained), strict=True)
-    ]
-    ppo.improve(
-        model,
-        value_head,
-        optimizer_of(model, value_head, plain, torch.optim.SGD),
-        batch,
-        old,
-        advantages,
-        returns,
-        plain,
-    )
-    for expected, found in zip(by_hand, trained, strict=True):
-        assert torch.allclose(expected, found, atol=1e-6)
-
-
-# stopping and going on ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("critic", ["adapter", "head"])
-def test_resume_is_bit_for_bit(cfg, critic, monkeypatch):
-    """Stopped after update 3 of 6, killed in update 5, gone on twice: the metrics of a run that was
-    never stopped.
-    """
-    six = config.change(
-        cfg, updates=6, checkpoint_every=2, critic=critic, target_kl=1.0, kl_horizon=100
-    )
-    with runs.start("ppo", six, f"rl-through-{critic}") as run:
-        ppo.train(six, run)
-    whole_run = run.metrics()
-    assert not (run.path / runs.CHECKPOINT).exists()
-
-    def interrupt_at(step):
-        def listener(values):
-            if values["step"] == step:
-                signal.raise_signal(signal.SIGINT)
-
-        return listener
-
-    name = f"rl-stopped-{critic}"
-    with runs.start("ppo", six, name) as run:
-        run.listeners.append(interrupt_at(3))
-        ppo.train(six, run)
-    assert (
-        len(runs.load(name).metrics()) == 3 and runs.load(name).evaluation["updates"] == 3
-    )  # whole, and it can be used
-    assert models.load_policy(name)
-
-    sample, calls = rollout.sample, []
-
-    def dies(*args, **kwargs):
-        calls.append(args)
-        if (
-            len(calls) == 4
-        ):  # two rollouts and two greedy answers later: in update 5, after the checkpoint of 4
-            raise KeyboardInterrupt
-        return sample(*args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(LabError, match=f"Stopped.*--resume {name}"):
-        patch.setattr(ppo, "sample", dies)
-        with runs.resume(name) as run:
-            torch.rand(7)  # whatever was drawn meanwhile
-            ppo.train(run.config, run)
-    with runs.resume(name) as run:
-        ppo.train(run.config, run)
-    assert run.metrics() == whole_run
-    assert same(
-        weights(models.load_policy(name)[0], "policy"),
-        weights(models.load_policy(f"rl-through-{critic}")[0], "policy"),
-    )
-    with (
-        pytest.raises(LabError, match="is whole: there is nothing to go on from"),
-        runs.resume(name),
-    ):
-        pass
-
-
-def test_killed_between_the_last_update_and_the_end(cfg, monkeypatch):
-    two = config.change(cfg, checkpoint_every=1)
-
-    def killed(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(LabError, match="Stopped"):
-        patch.setattr(models, "save_adapter", killed)
-        with runs.start("ppo", two, "rl-late") as run:
-            ppo.train(two, run)
-    with runs.resume("rl-late") as run:
-        ppo.train(run.config, run)
-    assert runs.load("rl-late").evaluation["updates"] == 2 and models.load_policy("rl-late")
-
-
-def test_resume_with_other_settings(cfg):
-    stopped = config.change(cfg, updates=4, checkpoint_every=1)
-    with pytest.raises(LabError, match="KL to the reference ran away.*runs.resume.*learning_rate"):  # noqa: SIM117
-        with runs.start(
-            "ppo", config.change(stopped, max_kl=1e-4, learning_rate=0.5), "rl-away"
-        ) as run:
-            ppo.train(run.config, run)
-    assert not (runs.root() / "rl-away").exists()
-    with (
-        pytest.raises(LabError, match="unfinished run 'rl-away' with a checkpoint"),
-        runs.start("ppo", cfg, "rl-away"),
-    ):
-        pass
-    with pytest.raises(LabError, match="no setting 'speed'"), runs.resume("rl-away", speed=1):
-        pass
-    with runs.resume("rl-away", max_kl=1e6, learning_rate=1e-4) as run:
-        ppo.train(run.config, run)
-    assert [line["step"] for line in runs.load("rl-away").metrics()] == [1, 2, 3, 4]
-    with pytest.raises(LabError, match="no unfinished run 'nobody'"), runs.resume("nobody"):
-        pass
-
-
-def test_the_command_line_goes_on(cfg, capsys):
-    """A KL that runs away stops the run with the way on; the way works."""
-    settings = [
-        "--policy",
-        "rl-sft",
-        "--reward",
-        "rl-reward",
-        "--prompts",
-        cfg.prompts,
-        "--max-prompt-tokens",
-        "80",
-        "--max-response-tokens",
-        "8",
-        "--updates",
-        "3",
-        "--batch-size",
-        "8",
-        "--minibatch-size",
-        "4",
-        "--checkpoint-every",
-        "1",
-    ]
-    assert (
-        cli.main(
-            [
-                "train",
-                "ppo",
-                "--name",
-                "rl-cli",
-                *settings,
-                "--learning-rate",
-                "0.5",
-                "--max-kl",
-                "1e-4",
-            ]
-        )
-        != 0
-    )
-    assert "--resume rl-cli" in capsys.readouterr().err
-    assert (
-        cli.main(
-            ["train", "ppo", "--resume", "rl-cli", "--learning-rate", "1e-4", "--max-kl", "1e6"]
-        )
-        == 0
-    )
-    assert (
-        runs.load("rl-cli").evaluation["updates"] == 3
-        and runs.load("rl-cli").info["config"]["learning_rate"] == 1e-4
-    )
-    assert cli.main(["train", "ppo", "--resume", "rl-cli"]) != 0
-    assert "is whole: there is nothing to go on from" in capsys.readouterr().err
-
-
-def test_a_broken_checkpoint_is_said(cfg):
-    stopped = config.change(cfg, updates=3, checkpoint_every=1)
-    with (
-        pytest.raises(LabError),
-        runs.start(
-            "ppo", config.change(stopped, max_kl=1e-4, learning_rate=0.5), "rl-broken"
-        ) as run,
-    ):
-        ppo.train(run.config, run)
-    (run.path / runs.CHECKPOINT).write_bytes(b"half a file")
-    with (
-        pytest.raises(LabError, match="checkpoint.*can't be used"),
-        runs.resume("rl-broken") as run,
-    ):
-        ppo.train(run.config, run)
-
-
-def test_full_disk_at_a_checkpoint_costs_only_the_checkpoint(cfg, monkeypatch, capsys):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    often = config.change(cfg, checkpoint_every=1)
-    monkeypatch.setattr(checkpoint, "save", full)
-    with runs.start("ppo", often) as run:
-        ppo.train(often, run)
-    assert capsys.readouterr().err.count("could not be written ([Errno 28]") == 2
-    assert runs.load(run.name).evaluation["updates"] == 2
-
-
-def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    import safetensors.torch
-
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.Adam([weight])
-    checkpoint.save(tmp_path, {"w": weight}, optimizer, update=1)
-    save = safetensors.torch.save_file
-
-    def half(tensors, path, metadata):
-        save(tensors, path, metadata)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(safetensors.torch, "save_file", half)
-    with pytest.raises(OSError):
-        checkpoint.save(tmp_path, {"w": weight}, optimizer, update=2)
-    assert [p.name for p in tmp_path.iterdir()] == [runs.CHECKPOINT]
-    assert checkpoint.load(tmp_path, {"w": weight}, optimizer) == {"update": 1}
-
-
-def test_memory_that_runs_out_halves_the_micro_batch(cfg, scene, capsys):
-    model, _, value_head, batch, old = scene
-    start = weights(model, "policy")
-
-    def step(work=None):
-        for parameter, value in zip(models.adapter_parameters(model, "policy"), start, strict=True):
-            parameter.data.copy_(value)
-        torch.manual_seed(0)
-        plain = config.change(cfg, epochs=1, minibatch_size=4)
-        micro = ppo.MicroBatch(plain)
-        if work:
-            fit = micro.fit
-            micro.fit = lambda inner: fit(lambda size: work(size, inner))
-        optimizer = optimizer_of(model, value_head, plain, torch.optim.SGD)
-        ppo.improve(
-            model, value_head, optimizer, batch, old, old["values"] + 1, old["values"], plain, micro
-        )
-        return micro.size, weights(model, "policy")
-
-    def tight(size, inner):
-        if size > 1:
-            inner(size)  # gradients of a pass that did not come to its end must not count
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return inner(size)
-
-    (_, enough), (size, found) = step(), step(tight)
-    assert size == 1 and "going on with 2 responses" in capsys.readouterr().err
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(enough, found, strict=True))
-
-    def none_at_all(size, inner):
-        raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
-        )
-
-    with pytest.raises(LabError, match="Memory ran out with a single response"):
-        step(none_at_all)
-    with pytest.raises(RuntimeError, match="another"):
-        ppo.MicroBatch(cfg).fit(lambda size: (_ for _ in ()).throw(RuntimeError("another")))
-
-
-def test_second_interrupt_stops_at_once():
-    before = signal.getsignal(signal.SIGINT)
-    with runs.interruptible() as asked:
-        signal.raise_signal(signal.SIGINT)
-        assert asked.is_set()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-# options -----------------------------------------------------------------------------------------
-
-
-def one_update(cfg, judge=None, **values):
-    changed = config.change(cfg, **{"updates": 1, **values})
-    with runs.start("ppo", changed) as run:
-        ppo.train(changed, run, judge)
-    return run
-
-
-def test_adams_eps_and_warm_up_are_the_original_implementations(cfg, monkeypatch):
-    """PyTorch's eps of 1e-8 makes the first steps far larger; the rate rises in a line over
-    `warmup` updates.
-    """
-    made, rates = [], []
-
-    class Adam(torch.optim.Adam):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            made.append(self)
-
-        def step(self, *args, **kwargs):
-            rates.append([group["lr"] for group in self.param_groups])
-            return super().step(*args, **kwargs)
-
-    monkeypatch.setattr(torch.optim, "Adam", Adam)
-    one_update(
-        cfg,
-        updates=3,
-        warmup=2,
-        epochs=1,
-        minibatch_size=8,
-        learning_rate=0.004,
-        critic_learning_rate=0.02,
-    )
-    assert {group["eps"] for group in made[0].param_groups} == {1e-5}
-    assert rates == [
-        pytest.approx([0.002, 0.01]),
-        pytest.approx([0.004, 0.02]),
-        pytest.approx([0.004, 0.02]),
-    ]
-
-
-def test_gradients_are_clipped_for_policy_and_critic_each(cfg, scene):
-    model, _, value_head, batch, old = scene
-    plain = config.change(
-        cfg,
-        epochs=1,
-        minibatch_size=4,
-        max_grad_norm=0.01,
-        learning_rate=1.0,
-        critic_learning_rate=1.0,
-    )
-    before, head = weights(model, "policy"), value_head.weight.detach().clone()
-    optimizer = optimizer_of(model, value_head, plain, torch.optim.SGD)
-    ppo.improve(
-        model,
-        value_head,
-        optimizer,
-        batch,
-        old,
-        100 * torch.ones_like(old["values"]),
-        old["values"] + 50,
-        plain,
-    )
-    moved = sum(
-        (a - b).square().sum() for a, b in zip(before, weights(model, "policy"), strict=True)
-    ).sqrt()
-    assert moved.item() == pytest.approx(0.01, rel=1e-2)
-    assert 0 < (value_head.weight - head).norm() <= 0.0101
-
-
-def test_critic_warm_up_leaves_the_policy_where_it_was(cfg):
-    run = one_update(cfg, critic_warmup=1)
-    assert same(
-        weights(models.load_policy(run)[0], "policy"),
-        weights(models.load_policy("rl-sft")[0], "policy"),
-    )
-    assert run.metrics()[0]["value_loss"] > 0
-
-
-def test_ptx_reads_text(cfg, tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text("台灣最高的山是玉山。\n\nThe capital of France is Paris.\n" * 20, "utf8")
-    run = one_update(cfg, ptx=1.0, ptx_text=str(text), updates=4, learning_rate=5e-3)
-    lines = run.metrics()
-    assert lines[-1]["ptx_loss"] < lines[0]["ptx_loss"]
-    assert "ptx_loss" not in one_update(cfg).metrics()[0]
-
-
-def test_lowest_of_several_reward_models_counts(cfg, scene):
-    model, heads, value_head, batch, old = scene
+def test_lowest_of_several_reward_models_counts(ppo_cfg, scene):
+    players, batch, old = scene
     random_run("reward", "rl-reward-2", 7)
-    model = models.load_adapter(model, runs.load("rl-reward-2"), "reward1")
-    other = {"reward1": models.load_head(runs.load("rl-reward-2"))}
-    models.use(model, "policy")
-    alone = ppo.score(model, other, batch, 4)
-    both = ppo.score(model, heads | other, batch, 4)
-    assert torch.allclose(both, torch.minimum(old["score"], alone)) and not torch.allclose(
-        both, old["score"]
-    )
-    assert one_update(cfg, reward="rl-reward, rl-reward-2").evaluation["updates"] == 1
+    both = players_of(config.change(ppo_cfg, reward="rl-reward, rl-reward-2"))
+    alone = replace(both, rewards=both.rewards[1:])
+    lowest = torch.minimum(old.scores, ppo.score(alone, batch))
+    assert torch.allclose(ppo.score(both, batch), lowest, atol=1e-5)
+    assert not torch.allclose(lowest, old.scores, atol=1e-3)
 
 
-def test_length_penalty_and_normalised_rewards(cfg, scene):
-    model, heads, value_head, batch, old = scene
-    short = ppo.measure(
-        model,
-        heads,
-        value_head,
-        batch,
-        config.change(cfg, length_penalty=0.1, missing_eos_penalty=0.0),
-    )
-    assert torch.allclose(short["score"] - short["penalised"], 0.1 * batch.lengths)
-    assert math.isfinite(one_update(cfg, normalize_rewards=1).metrics()[0]["value_loss"])
-
-
-def test_memory_is_reported_by_part(trained):
-    memory = trained[0].evaluation["memory"]
-    assert set(memory) == {"base", "adapters", "optimizer", "activations", "kv_cache"} and all(
-        value > 0 for value in memory.values()
-    )
-    trainable = 2 * 4 * sum(p.numel() for p in models.adapter_parameters(trained[1], "policy"))
-    assert (
-        memory["adapters"] == 2 * trainable and memory["optimizer"] > 2 * trainable
-    )  # four adapters; two moments for two of them
-
-
-def test_a_prompt_is_watched(cfg):
-    lines = one_update(cfg, watch="Who are you?", updates=2).metrics()
-    assert {line["watch_prompt"] for line in lines} == {"Who are you?"} and all(
-        "watch_response" in line for line in lines
-    )
-
-
-def test_same_run_with_a_judge_of_ones_own(cfg):
+def test_a_judge_of_ones_own(ppo_cfg):
     seen = []
 
     def judge(prompts, responses):
         seen.append((prompts, responses))
         return [float(len(text)) for text in responses]
 
-    run = one_update(cfg, judge)
+    run = one_update(ppo_cfg, judge)
     (prompts, responses), score = seen[0], run.metrics()[0]["score"]
     assert set(prompts) <= set(PROMPTS) and score == pytest.approx(
         sum(map(len, responses)) / len(responses)
@@ -1013,42 +416,295 @@ def test_same_run_with_a_judge_of_ones_own(cfg):
 @pytest.mark.parametrize(
     "judge, message",
     [
-        (
-            lambda prompts, responses: [float("nan")] * len(responses),
-            "is nan, not a finite number. Mend the reward function",
-        ),
-        (lambda prompts, responses: 1 / 0, "Your reward function failed: ZeroDivisionError"),
-        (lambda prompts, responses: [1.0], "gave 1 numbers for 8 responses"),
+        (lambda prompts, responses: [float("nan")] * len(responses), "nan, not a finite.*function"),
+        (lambda prompts, responses: 1 / 0, "reward function failed: ZeroDivisionError"),
+        (lambda prompts, responses: [1.0], "1 numbers for 8 responses"),
     ],
 )
-def test_rewards_that_can_not_be_used(cfg, judge, message):
+def test_rewards_that_can_not_be_used(ppo_cfg, judge, message):
     with pytest.raises(LabError, match=message):
-        one_update(cfg, judge)
+        one_update(ppo_cfg, judge)
 
 
-def test_a_constant_reward_is_said_once(cfg, capsys):
-    one_update(cfg, lambda prompts, responses: [0.5] * len(responses), updates=2)
-    assert capsys.readouterr().err.count("got the same reward") == 1
+# log-probabilities and KL ------------------------------------------------------------------------
 
 
-def test_responses_that_never_end_or_all_end_at_once_are_said(scene, capsys):
-    batch = scene[3]
-    batch.ended = torch.zeros(4, dtype=torch.bool)
-    ppo.notice(torch.randn(4), batch, set())
-    assert "no response of a rollout ended by itself" in capsys.readouterr().err
-    batch.ended = ~batch.ended
-    batch.response_mask = torch.zeros_like(batch.response_mask)
-    batch.response_mask[:, -1] = 1
-    ppo.notice(torch.randn(4), batch, set())
-    assert "every response of a rollout was empty" in capsys.readouterr().err
+def test_temperature_divides_policy_and_reference_alike(ppo_cfg, scene):
+    players, batch, old = scene
+    assert ppo_cfg.temperature == 2
+    assert torch.allclose(old.logprobs, by_peft(players, "policy", batch, 2.0), atol=1e-3)
+    assert torch.allclose(old.logprobs, old.ref_logprobs, atol=1e-3)
+    batch.logprobs = None
+    plain = ppo.measure(players, batch, config.change(ppo_cfg, temperature=1.0))
+    assert torch.allclose(plain.ref_logprobs, by_peft(players, "reference", batch, 1.0), atol=1e-3)
+    assert not torch.allclose(plain.logprobs, old.logprobs, atol=1e-2)
+    # And in the update: with the same temperature the ratio is 1, whatever it is.
+    for temperature, before in ((2.0, old), (1.0, plain)):
+        cfg = config.change(ppo_cfg, temperature=temperature, epochs=1)
+        zeros = torch.zeros_like(before.values)
+        optimizer = optimizer_of(players, cfg, torch.optim.SGD)
+        steps = ppo.improve(players, optimizer, batch, before, zeros, before.values, cfg)
+        assert steps[0]["max_abs_logratio"] < 1e-3
+
+
+@torch.no_grad()
+def test_kl_is_positive_in_expectation_and_its_direction_is_the_policys(ppo_cfg, scene):
+    players, _, _ = scene
+    shake(players, "policy")
+    batch = players.sample(PROMPTS * 40, ppo_cfg)
+    old = ppo.measure(players, batch, ppo_cfg)
+    k1, k3 = (
+        masked_sum(k(old.logprobs, old.ref_logprobs), old.mask, dim=1) for k in (kl_k1, kl_k3)
+    )
+    assert (
+        k1.mean() > 3 * k1.std() / len(k1) ** 0.5
+    )  # log π − log π_ref on π's own samples: above 0
+    assert (k3 >= 0).all() and (k3.mean() - k1.mean()).abs() < 4 * (k3 - k1).std() / len(k3) ** 0.5
+
+
+# update ------------------------------------------------------------------------------------------
+
+
+def improved(players, batch, old, cfg, advantages=None, returns=None, kind=torch.optim.Adam):
+    zeros = torch.zeros_like(old.values)
+    advantages, returns = (zeros if x is None else x for x in (advantages, returns))
+    optimizer = optimizer_of(players, cfg, kind)
+    return ppo.improve(players, optimizer, batch, old, advantages, returns, cfg)
+
+
+def test_critic_loss_leaves_the_policy_alone_and_the_other_way_round(ppo_cfg, scene):
+    players, batch, old = scene
+    whole = batch.input_ids, batch.attention_mask, batch.response_mask
+
+    def moved():
+        return {
+            n
+            for n in ADAPTERS
+            for p in models.adapter_parameters(players.model, n)
+            if p.grad is not None
+        }
+
+    (ppo.critic_values(players, whole) - 1).pow(2).sum().backward()
+    assert players.value_head.weight.grad.abs().sum() > 0
+    assert moved() <= {"critic"}  # a head of zeros sends nothing further
+    players.value_head.weight.grad = None
+    players.model.zero_grad(set_to_none=True)
+    new, hidden = ppo.token_logprobs(players.policy, whole, ppo_cfg.temperature)
+    ppo_policy_loss(new, old.logprobs, torch.ones_like(new), old.mask)[0].backward()
+    assert players.value_head.weight.grad is None and moved() == {"policy"}
+    players.critic = None  # a head on the policy's hidden states
+    players.model.zero_grad(set_to_none=True)
+    _, hidden = ppo.token_logprobs(players.policy, whole, ppo_cfg.temperature)
+    torch.nn.init.ones_(players.value_head.weight)
+    (ppo.critic_values(players, whole, hidden) - 1).pow(2).sum().backward()
+    assert players.value_head.weight.grad.abs().sum() > 0 and moved() == set()
+
+
+@pytest.mark.parametrize("still, moves", [("policy", "critic"), ("critic", "policy")])
+def test_a_step_moves_only_whose_learning_rate_is_not_0(ppo_cfg, scene, still, moves):
+    players, batch, old = scene
+    cfg = config.change(ppo_cfg)
+    setattr(cfg, "learning_rate" if still == "policy" else "critic_learning_rate", 0.0)
+    before = {name: weights(players.model, name) for name in ADAPTERS}
+    advantages = torch.randn_like(old.values)
+    improved(players, batch, old, cfg, advantages, advantages)
+    for name in ADAPTERS:
+        assert same(before[name], weights(players.model, name)) == (name != moves)
+
+
+def test_minibatches_cover_the_rollout_in_every_epoch(ppo_cfg, scene, monkeypatch):
+    players, batch, old = scene
+    seen, parts = [], batch.parts
+    monkeypatch.setattr(
+        batch, "parts", lambda rows, size: (seen.append(rows.tolist()), parts(rows, size))[1]
+    )
+    improved(players, batch, old, config.change(ppo_cfg, minibatch_size=3, epochs=2))
+    assert [len(rows) for rows in seen] == [3, 1, 3, 1]
+    assert sorted(seen[0] + seen[1]) == sorted(seen[2] + seen[3]) == [0, 1, 2, 3]
+
+
+def test_advantage_moves_the_logprob_its_way(ppo_cfg, scene):
+    players, batch, old = scene
+    sign = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None].expand_as(old.values)
+    steps = improved(
+        players, batch, old, config.change(ppo_cfg, epochs=4, learning_rate=1e-3), sign, old.values
+    )
+    new = by_peft(players, "policy", batch, ppo_cfg.temperature)
+    change = masked_sum(new - old.logprobs, old.mask, dim=1)
+    assert ((change > 0) == (sign[:, 0] > 0)).all()
+    assert steps[-1]["policy_loss"] < steps[0]["policy_loss"]
+
+
+def test_the_clips_are_the_settings(ppo_cfg, scene):
+    """A narrow clip stops nearly every token after some steps, a wide one none: of the policy and of the critic."""
+    players, batch, old = scene
+    start = {name: weights(players.model, name) for name in ("policy", "critic")}
+    fractions = {}
+    for clip in (1e-5, 1e9):
+        for name, values in start.items():
+            for parameter, value in zip(models.adapter_parameters(players.model, name), values):
+                parameter.data.copy_(value)
+        torch.nn.init.zeros_(players.value_head.weight)
+        players.refresh()
+        ones = torch.ones_like(old.values)
+        for setting, key in (("clip", "clip_fraction"), ("value_clip", "value_clip_fraction")):
+            cfg = config.change(ppo_cfg, epochs=6, minibatch_size=4, **{setting: clip})
+            fractions[setting, clip] = improved(players, batch, old, cfg, ones, ones)[-1][key]
+    assert fractions["clip", 1e-5] > 0.5 and fractions["clip", 1e9] == 0
+    assert fractions["value_clip", 1e-5] > 0.5 and fractions["value_clip", 1e9] == 0
+
+
+def test_value_loss_falls(ppo_cfg, scene):
+    players, batch, old = scene
+    target = torch.full_like(old.values, 1.0)
+    slow = config.change(ppo_cfg, epochs=15, value_clip=10.0, critic_learning_rate=2e-3)
+    steps = improved(players, batch, old, slow, returns=target)
+    assert steps[0]["value_loss"] == pytest.approx(0.5) and steps[-1]["value_loss"] < 0.25
+    values = ppo.critic_values(
+        players, (batch.input_ids, batch.attention_mask, batch.response_mask)
+    )
+    assert masked_mean(values, old.mask) > 0.2
+
+
+@pytest.mark.parametrize("what", ["advantages", "returns", "gradient"])
+def test_nan_stops_before_the_step(ppo_cfg, scene, what, monkeypatch):
+    players, batch, old = scene
+    before = weights(players.model, "policy")
+    zeros, nan = torch.zeros_like(old.values), torch.full_like(old.values, float("nan"))
+    if what == "gradient":  # a finite loss whose gradient is not
+        whole = ppo.token_logprobs
+
+        def broken(*args):
+            found, hidden = whole(*args)
+            if found.requires_grad:
+                found.register_hook(lambda grad: grad * float("nan"))
+            return found, hidden
+
+        monkeypatch.setattr(ppo, "token_logprobs", broken)
+    advantages, returns = (
+        nan if what == "advantages" else zeros + 1,
+        nan if what == "returns" else zeros,
+    )
+    with pytest.raises(LabError, match="no longer a number.*halve learning_rate"):
+        improved(players, batch, old, ppo_cfg, advantages, returns)
+    assert same(before, weights(players.model, "policy"))
+
+
+@pytest.mark.parametrize("micro", [1, 3, 8])
+def test_micro_batches_give_the_minibatchs_gradient_and_metrics(ppo_cfg, scene, micro):
+    """Parts of like length, trimmed, logits at response tokens only: the step is that of one pass over everything."""
+    players, batch, old = scene
+    shake(players, "policy", size=0.01)
+    torch.manual_seed(1)
+    advantages, returns = torch.randn(2, *old.values.shape)
+    plain = config.change(
+        ppo_cfg, epochs=1, micro_batch_size=micro, max_grad_norm=1e9, learning_rate=1e-3
+    )
+    positions = position_ids(batch.attention_mask)
+    models.use(players.model, "policy")
+    logits = players.model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions
+    ).logits
+    new = response_logprobs(logits, batch.input_ids, plain.temperature)
+    loss, metrics = ppo_policy_loss(new, old.logprobs, advantages, old.mask, plain.clip)
+    trained = models.adapter_parameters(players.model, "policy")
+    by_hand = [
+        p - 1e-3 * g for p, g in zip(trained, torch.autograd.grad(loss, trained), strict=True)
+    ]
+    players.passes = MicroBatch(plain)
+    (step,) = improved(players, batch, old, plain, advantages, returns, torch.optim.SGD)
+    for expected, found in zip(by_hand, trained, strict=True):
+        assert torch.allclose(expected, found, atol=1e-5)
+    for key, value in metrics.items():
+        assert step[key] == pytest.approx(value.item(), rel=1e-3, abs=1e-4), key
+
+
+def test_forward_passes_agree(ppo_cfg, scene):
+    """Through plain weights or through peft: the same hidden states, logits and gradients."""
+    players, batch, _ = scene
+    shake(players, "policy")
+    ids, attention_mask, places = batch.input_ids, batch.attention_mask, batch.response_mask.bool()
+    found = []
+    for kind in (models.Dense, models.Switched):
+        players.model.zero_grad(set_to_none=True)
+        logits, hidden = kind(players.model, "policy").logits_at(ids, attention_mask, places)
+        (logits.square().mean() + hidden.sum()).backward()
+        grads = [p.grad for p in models.adapter_parameters(players.model, "policy")]
+        found.append([logits, hidden, *grads])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item())
+    assert isinstance(players.policy, models.Dense)
+
+
+def test_warm_up_by_hand(ppo_cfg, scene):
+    players, _, _ = scene
+    cfg = config.change(
+        ppo_cfg, warmup=4, critic_warmup=2, learning_rate=0.4, critic_learning_rate=0.8
+    )
+    optimizer, rates = optimizer_of(players, cfg), []
+    for update in range(6):
+        ppo.warm_up(optimizer, cfg, update)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    assert rates == [
+        pytest.approx(r)
+        for r in ([0, 0.2], [0, 0.4], [0.3, 0.6], [0.4, 0.8], [0.4, 0.8], [0.4, 0.8])
+    ]
+
+
+def test_adams_eps_is_the_original_implementations(ppo_cfg, monkeypatch):
+    """PyTorch's eps of 1e-8 makes the first steps far larger."""
+    made, whole = [], torch.optim.Adam
+    monkeypatch.setattr(
+        torch.optim, "Adam", lambda *a, **k: made.append(whole(*a, **k)) or made[-1]
+    )
+    one_update(ppo_cfg)
+    assert {group["eps"] for group in made[0].param_groups} == {1e-5}
+
+
+def test_gradients_are_clipped_for_policy_and_critic_each(ppo_cfg, scene):
+    players, batch, old = scene
+    rates = {"learning_rate": 1.0, "critic_learning_rate": 1.0}
+    plain = config.change(ppo_cfg, epochs=1, minibatch_size=4, max_grad_norm=0.01, **rates)
+    before, head = weights(players.model, "policy"), players.value_head.weight.detach().clone()
+    large = 100 * torch.ones_like(old.values)
+    improved(players, batch, old, plain, large, large, torch.optim.SGD)
+    after = weights(players.model, "policy")
+    moved = sum((a - b).square().sum() for a, b in zip(before, after, strict=True)).sqrt()
+    assert moved.item() == pytest.approx(0.01, rel=1e-2)
+    assert 0 < (players.value_head.weight - head).norm() <= 0.0101
+
+
+def test_critic_warm_up_leaves_the_policy_where_it_was(ppo_cfg):
+    run = one_update(ppo_cfg, critic_warmup=1)
+    policy, sft = (models.load_policy(one)[0] for one in (run, "rl-sft"))
+    assert same(weights(policy, "policy"), weights(sft, "policy"))
+    assert run.metrics()[0]["value_loss"] > 0
+
+
+def test_ptx_reads_text(ppo_cfg, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("台灣最高的山是玉山。\n\nThe capital of France is Paris.\n" * 20, "utf8")
+    lines = one_update(
+        ppo_cfg, ptx=1.0, ptx_text=str(text), updates=4, learning_rate=5e-3
+    ).metrics()
+    assert lines[-1]["ptx_loss"] < lines[0]["ptx_loss"]
+    assert "ptx_loss" not in one_update(ppo_cfg).metrics()[0]
+
+
+def test_a_prompt_is_watched(ppo_cfg):
+    lines = one_update(ppo_cfg, watch="Who are you?", updates=2).metrics()
+    assert {line["watch_prompt"] for line in lines} == {"Who are you?"}
+    assert all("watch_response" in line for line in lines)
+    often = [ppo.watched.__defaults__ is None, ppo.WATCHED]
+    assert often == [True, 12]
+
+
+def test_batch_of_one(ppo_cfg):
+    line = one_update(ppo_cfg, batch_size=1, minibatch_size=1).metrics()[0]
+    assert all(math.isfinite(value) for value in line.values() if isinstance(value, float))
 
 
 # bad input ---------------------------------------------------------------------------------------
-
-
-def attempt(cfg):
-    with runs.start("ppo", cfg, "rl-bad") as run:
-        ppo.train(cfg, run)
 
 
 @pytest.mark.parametrize(
@@ -1059,35 +715,22 @@ def attempt(cfg):
         ('{"prompt": "' + "Gold " * 60 + '"}\n', "max_prompt_tokens is 80"),
     ],
 )
-def test_bad_prompts(cfg, tmp_path, text, message):
+def test_bad_prompts(ppo_cfg, tmp_path, text, message):
     file = tmp_path / "prompts.jsonl"
     file.write_text(text, "utf8")
     with pytest.raises(LabError, match=message):
-        attempt(config.change(cfg, prompts=str(file)))
+        one_update(ppo_cfg, name="rl-bad", prompts=str(file))
     assert not (runs.root() / "rl-bad").exists()
 
 
-def test_blank_lines_of_a_text_file_are_no_prompts(tmp_path):
-    file = tmp_path / "prompts.txt"
-    file.write_text("Gold?\n\n   \nWho?\n", "utf8")
-    assert data.load_prompts(str(file)) == ["Gold?", "Who?"]
-
-
-def test_reward_run_of_another_base(cfg, tiny_base, tokenizer):
-    other = config.Pretrain(
-        vocab_size=400,
-        hidden_size=64,
-        intermediate_size=128,
-        layers=2,
-        heads=2,
-        context=160,
-        seed=9,
-    )
+def test_reward_run_of_another_base(ppo_cfg, tokenizer):
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
+    other = config.Pretrain(vocab_size=400, context=160, seed=9, **sizes)
     with runs.start("pretrain", other, "rl-other-base") as run:
         models.save_base(models.new_base(other, tokenizer), tokenizer, run.path)
     random_run("reward", "rl-other-reward", 3, base="rl-other-base")
     with pytest.raises(LabError, match="rl-other-reward.*was trained on the base 'rl-other-base'"):
-        attempt(config.change(cfg, reward="rl-other-reward"))
+        one_update(ppo_cfg, reward="rl-other-reward")
 
 
 @pytest.mark.parametrize(
@@ -1099,15 +742,6 @@ def test_reward_run_of_another_base(cfg, tiny_base, tokenizer):
         ({"prompts": "no-such-file.txt"}, "no-such-file.txt"),
     ],
 )
-def test_bad_settings(cfg, change, message):
+def test_bad_settings(ppo_cfg, change, message):
     with pytest.raises(LabError, match=message):
-        attempt(config.change(cfg, **change))
-
-
-def test_batch_of_one(cfg):
-    one = config.change(cfg, batch_size=1, minibatch_size=1, updates=1)
-    with runs.start("ppo", one) as run:
-        ppo.train(one, run)
-    assert all(
-        math.isfinite(value) for value in run.metrics()[0].values() if isinstance(value, float)
-    )
+        one_update(ppo_cfg, **change)

@@ -1,5 +1,6 @@
 """Log-probabilities, and the sums that go with them.
- The only place in the project with a next-token shift. A causal model's output at position t is its
+
+The only place in the project with a next-token shift. A causal model's output at position t is its
 opinion about token t + 1, so T tokens give T - 1 predictions. Three functions make that step, and
 everything after them lines up:
 
@@ -9,7 +10,8 @@ everything after them lines up:
     response_mask  (B, T)      0     0     1     1
     its shift      (B, T-1)    0     1     1       shift_mask
     values         (B, T-1)    V_0   V_1   V_2     shift_values: the guess just before token t+1
- Masks: 1 = counts, 0 = does not. A masked sum *selects* (it does not multiply by 0), so that not
+
+Masks: 1 = counts, 0 = does not. A masked sum *selects* (it does not multiply by 0), so that not
 even an infinity or a NaN in a padded place can reach the result.
 """
 
@@ -52,6 +54,12 @@ def predicts(response_mask):
     return torch.cat([shift_mask(response_mask), torch.zeros_like(response_mask[:, :1])], 1).bool()
 
 
+def scattered(found, response_mask):
+    """What was found at the N places of `predicts(response_mask)`, in reading order, (N,) → (B, T-1), 0 elsewhere."""
+    places = shift_mask(response_mask).bool()
+    return torch.zeros(places.shape, device=found.device).masked_scatter(places, found)
+
+
 def scattered_logprobs(logits, input_ids, response_mask, temperature=1.0):
     """`response_logprobs` of the response tokens alone: no logits are computed for prompts and
     pads.
@@ -61,7 +69,7 @@ def scattered_logprobs(logits, input_ids, response_mask, temperature=1.0):
     """
     places = shift_mask(response_mask).bool()
     found = _chosen(logits, input_ids[:, 1:][places], temperature)
-    return torch.zeros(places.shape, device=found.device).masked_scatter(places, found)
+    return scattered(found, response_mask)
 
 
 def next_tokens(rows):
@@ -99,6 +107,12 @@ def last_index(mask):
     paid there. A row without a 1 gives 0."""
     columns = torch.arange(mask.shape[-1], device=mask.device)
     return (mask.long() * columns).argmax(-1)
+
+
+def last_places(mask):
+    """True at the last 1 of each row: (B, T) → (B, T)."""
+    columns = torch.arange(mask.shape[-1], device=mask.device)
+    return columns == last_index(mask)[:, None]
 
 
 # masked sums -------------------------------------------------------------------------------------

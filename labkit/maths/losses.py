@@ -1,8 +1,10 @@
 """The losses of the series: tensors in, `(loss, metrics)` out. No model, no loop.
- Each function is its paper's equation. `loss` is a scalar to call `.backward()` on; `metrics` holds
+
+Each function is its paper's equation. `loss` is a scalar to call `.backward()` on; `metrics` holds
 0-d tensors without gradient (`float(m)` when you log them, once a step, so that a GPU need not stop
 for each).
- Axes: B sequences, T *predicted* tokens, that is the columns of `logprobs.response_logprobs`; masks
+
+Axes: B sequences, T *predicted* tokens, that is the columns of `logprobs.response_logprobs`; masks
 are shifted with `logprobs.shift_mask` and hold 1 at response tokens. What stands at mask 0 does not
 count.
 """

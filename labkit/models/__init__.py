@@ -34,6 +34,7 @@ from labkit.models.base import (
     resolve_base,
     save_base,
 )
+from labkit.models.dense import Dense, Switched, forward, supports
 from labkit.models.exporting import export, sequence_classifier
 from labkit.models.look import describe, kv_bytes, memory, saved_bytes
 from labkit.models.scoring import (
@@ -47,6 +48,10 @@ from labkit.models.scoring import (
 )
 
 __all__ = [
+    "Dense",
+    "Switched",
+    "forward",
+    "supports",
     "ADAPTER",
     "HEAD",
     "Head",

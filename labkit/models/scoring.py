@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from labkit import LabError, runs
-from labkit.maths.logprobs import position_ids
+from labkit.maths.logprobs import last_places, position_ids
 from labkit.models.adapters import using
 from labkit.models.base import HEAD
 
@@ -89,10 +89,7 @@ def rewards(model, head, ids, attention_mask, adapter: str = "reward"):
     """
     with using(model, adapter):
         hidden = hidden_states(model, ids, attention_mask)
-    last = (
-        attention_mask.size(1) - 1 - attention_mask.flip(1).argmax(1)
-    )  # padding may be on either side
-    return head(hidden[torch.arange(len(ids), device=ids.device), last])
+    return head(hidden[last_places(attention_mask)])
 
 
 class RewardModel(nn.Module):

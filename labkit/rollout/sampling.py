@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from labkit import LabError
+from labkit import LabError, models
 from labkit.data import chat
+from labkit.maths.logprobs import shift_mask
 from labkit.rollout import decoder
 
 _said = set()  # model types for which it was said that `generate` samples
@@ -22,8 +23,9 @@ class Rollout:
     """A batch of B prompts with one response each; T is the longest prompt plus the longest
     response.
 
-    input_ids (B, T): left-padded prompt, then the response, then pads. attention_mask (B, T): 1 =
-    real token. response_mask (B, T): 1 = response token, the EOS included. ended (B,): True where
+    input_ids (B, T): prompt, response, then pads (the sampler pads on the left; here rows start at
+    column 0, so that causal order alone keeps pads out). attention_mask (B, T): 1 = real token.
+    response_mask (B, T): 1 = response token, the EOS included. ended (B,): True where
     the response closed with EOS. logprobs (B, T-1): the sampled tokens' log-probabilities, aligned
     as logprobs.response_logprobs, 0 outside the response; None where `generate` sampled. values (B,
     T-1): what a value head read beside them, or None.
@@ -43,16 +45,17 @@ class Rollout:
         """Response tokens, the EOS included: (B,)."""
         return self.response_mask.sum(1)
 
-    def parts(self, rows: torch.Tensor, size: int):
+    def parts(self, rows, size: int):
         """`rows` (n,) in parts of at most `size`, of like length: yields (rows, columns,
         (input_ids, attention_mask, response_mask)), without the columns that are padding in all of
         them. `columns` are those of tensors (B, T-1), such as log-probabilities.
         """
-        for part in rows[self.attention_mask[rows].sum(1).argsort(stable=True)].split(size):
-            real = self.attention_mask[part].any(0).nonzero()
-            low, high = int(real[0]), int(real[-1]) + 1
+        length = self.attention_mask.sum(1)
+        rows = torch.as_tensor(rows, device=length.device)
+        for part in rows[length[rows].argsort(stable=True)].split(size):
+            width = int(length[part].max())
             tensors = (self.input_ids, self.attention_mask, self.response_mask)
-            yield part, slice(low, high - 1), tuple(tensor[part, low:high] for tensor in tensors)
+            yield part, slice(0, width - 1), tuple(tensor[part, :width] for tensor in tensors)
 
 
 @torch.no_grad()
@@ -88,31 +91,36 @@ def sample(
     ]
     ids, attention_mask = chat.pad(rows, tokenizer.pad_token_id, side="left")
     ids, attention_mask = ids.to(model.device), attention_mask.to(model.device)
-    engine = _decode if decoder.supports(model) else _generate
+    engine = _decode if models.supports(model) else _generate
     response, logprobs, values = engine(
         model, tokenizer, ids, attention_mask, max_new_tokens, temperature, value_head
     )
     is_eos = response == tokenizer.eos_token_id
     response_mask = (is_eos.cumsum(1) - is_eos.long() == 0).long()  # up to and with the first EOS
 
-    def beside(found):
-        """(B, response) → (B, T-1): a response's first token is predicted from the prompt's last
-        column.
-        """
-        if found is not None:
-            return torch.cat(
-                [found.new_zeros(len(ids), ids.shape[1] - 1), found * response_mask], 1
-            )
+    tokens = torch.cat([ids, response.where(response_mask.bool(), tokenizer.pad_token_id)], 1)
+    real = torch.cat([attention_mask, response_mask], 1)
+    order = real.argsort(dim=1, descending=True, stable=True)[:, : int(real.sum(1).max())]
 
+    def aligned(found):
+        """(B, response) → (B, T), 0 at the prompt; rows begin at column 0."""
+        return torch.cat([found.new_zeros(ids.shape), found], 1).gather(1, order)
+
+    def beside(found):
+        """(B, response) → (B, T-1), aligned with the predictions; 0 outside the response."""
+        if found is not None:
+            return shift_mask(aligned(found.where(response_mask.bool(), 0.0)))
+
+    texts = [
+        chat.decode_response(tokenizer, row[mask.bool()])
+        for row, mask in zip(response, response_mask, strict=True)
+    ]
     return Rollout(
         prompts,
-        [
-            chat.decode_response(tokenizer, row[mask.bool()])
-            for row, mask in zip(response, response_mask, strict=True)
-        ],
-        torch.cat([ids, response.where(response_mask.bool(), tokenizer.pad_token_id)], 1),
-        torch.cat([attention_mask, response_mask], 1),
-        torch.cat([torch.zeros_like(attention_mask), response_mask], 1),
+        texts,
+        tokens.gather(1, order),
+        real.gather(1, order),
+        aligned(response_mask),
         is_eos.any(1),
         beside(logprobs),
         beside(values),

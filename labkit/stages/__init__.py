@@ -1,5 +1,6 @@
 """The stages of training, one file each: `train(cfg, run)`, its loop readable from top to bottom.
- A stage never imports another one, and knows nothing of what is true: a judge comes in as a
+
+A stage never imports another one, and knows nothing of what is true: a judge comes in as a
 function, `probe`.
 """
 

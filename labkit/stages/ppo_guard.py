@@ -1,0 +1,183 @@
+"""What guards a PPO run: memory that runs out, alarms, a KL that runs away, checkpoints, and how to go on after a stop."""
+
+import contextlib
+import sys
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from labkit import LabError, models, runs
+from labkit.maths.logprobs import masked_sum
+from labkit.stages import checkpoint
+
+
+class MicroBatch:
+    """How many responses go through a pass at once; halved when memory runs out. `saved`: bytes that autograd keeps."""
+
+    def __init__(self, cfg):
+        self.size = min(cfg.micro_batch_size or cfg.minibatch_size, cfg.minibatch_size)
+        self.saved, self.counting = {}, True
+
+    def fit(self, work):
+        """work(size), again with half the size where memory ran out. `work` must leave nothing half done."""
+        while True:
+            try:
+                return work(self.size)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+            if self.size == 1:
+                raise LabError(
+                    "Memory ran out with a single response in a pass. Lower max_response_tokens or lora_r, choose a"
+                    " smaller base, or close what else uses the memory."
+                )
+            self.size //= 2
+            clear_device_cache()
+            warn(
+                f"memory ran out: going on with {self.size} responses a pass. Results stay the same, it takes longer."
+            )
+
+    def counted(self):
+        """Counts what autograd keeps inside the block, in the run's first minibatch: saved["activations"]."""
+        return models.saved_bytes(self.saved) if self.counting else contextlib.nullcontext()
+
+
+def warn(sentence: str):
+    print(f"Careful: {sentence}", file=sys.stderr)
+
+
+class Guard:
+    """Around the loop of ppo.train: `with guard`, an error says what is kept and how to go on."""
+
+    def __init__(self, cfg, run, players, optimizer, beta):
+        self.cfg, self.run, self.players, self.optimizer, self.beta = (
+            cfg,
+            run,
+            players,
+            optimizer,
+            beta,
+        )
+        policy, critic = players.trained()
+        self.state = {str(i): weight for i, weight in enumerate([*policy, *critic])}
+        self.said = set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, LabError):
+            raise LabError(f"{error} {self.kept()}") from error
+
+    def resume(self) -> int:
+        """Put the run's checkpoint back, if it has one, and drop what was logged after it; how many updates are done."""
+        if not (self.run.path / runs.CHECKPOINT).exists():
+            return 0
+        facts = checkpoint.load(self.run.path, self.state, self.optimizer)
+        self.beta.value = facts["beta"]
+        self.players.passes.size = min(facts["micro"], self.players.passes.size)
+        self.players.refresh()
+        self.run.rewind(facts["update"])
+        return facts["update"]
+
+    def due(self, update: int) -> bool:
+        """Whether a checkpoint is written after this update."""
+        return bool(self.cfg.checkpoint_every) and (update + 1) % self.cfg.checkpoint_every == 0
+
+    def save(self, done: int):
+        """A checkpoint after `done` updates; a disk that is full costs this one, not the run."""
+        facts = {"update": done, "beta": self.beta.value, "micro": self.players.passes.size}
+        try:
+            checkpoint.save(self.run.path, self.state, self.optimizer, **facts)
+        except OSError as error:
+            warn(
+                f"the checkpoint of update {done} could not be written ({error}); training goes on."
+            )
+
+    def check(self, entry: dict, experience, rollout):
+        """Say what can't be right, once a run what leaves nothing to learn from, and stop a KL that ran away."""
+        self.players.passes.counting = False
+        alarm(entry["first_ratio_error"], experience, self.players.model.dtype)
+        for sentence in nothing_to_learn(experience.scores, rollout):
+            if sentence not in self.said:
+                self.said.add(sentence)
+                warn(sentence)
+        if entry["kl"] > self.cfg.max_kl:
+            raise LabError(
+                f"The KL to the reference ran away: {entry['kl']:.3g} nats per response in update {entry['step']}, and"
+                f" max_kl is {self.cfg.max_kl:g}. Nothing holds the policy: raise beta, set target_kl, or lower"
+                " learning_rate."
+            )
+
+    def kept(self) -> str:
+        """What an interrupted run leaves, and how to go on."""
+        if not (self.run.path / runs.CHECKPOINT).exists():
+            return "There is no checkpoint yet; the earlier runs are untouched."
+        return (
+            f"The last good checkpoint is kept. Go on from it with other settings: runs.resume({self.run.name!r},"
+            f" learning_rate=…) in a notebook, or python -m labkit train ppo --resume {self.run.name} --learning-rate …"
+        )
+
+    def finish(self):
+        """Record what the run came to; a whole run needs its checkpoint no more."""
+        cfg, run, model = self.cfg, self.run, self.players.model
+        history = run.metrics()
+        last = history[-3:]
+        if len(history) == cfg.updates:
+            (run.path / runs.CHECKPOINT).unlink(missing_ok=True)
+        else:
+            print(
+                f"Stopped after update {len(history)} of {cfg.updates}. {run.name} is whole and can be used; to go on:"
+                f" runs.resume({run.name!r})",
+                file=sys.stderr,
+            )
+        width = cfg.max_prompt_tokens + cfg.max_response_tokens
+        run.finish(
+            updates=len(history),
+            score_first=history[0]["score"],
+            score=sum(entry["score"] for entry in last) / len(last),
+            kl=sum(entry["kl"] for entry in last) / len(last),
+            kl_max=max(entry["kl"] for entry in history),
+            beta=self.beta.value,
+            first_ratio_error=max(entry["first_ratio_error"] for entry in history),
+            memory={
+                **models.memory(model, self.optimizer),
+                **self.players.passes.saved,
+                "kv_cache": models.kv_bytes(model, cfg.batch_size, width),
+            },
+        )
+
+
+def alarm(first_ratio_error: float, experience, dtype=torch.float32):
+    """Say on stderr what can't be right. The bound of the ratio knows the precision: rounding to bfloat16 alone moved
+    SmolLM2's log-ratio by 0.32.
+    """
+    if first_ratio_error > max(0.01, 64 * torch.finfo(dtype).eps):
+        warn(
+            "before the first step of an update the ratio to the old policy was off by"
+            f" {first_ratio_error:.2g} in log, and should be 1: two forward passes of one policy disagree. Look for"
+            " dropout, padding or low precision."
+        )
+    kls = masked_sum(experience.logprobs - experience.ref_logprobs, experience.mask, dim=1)
+    if (
+        kls.sum() < -3 * kls.norm()
+    ):  # three standard errors below 0; a batch near 0 may well come out negative
+        warn(
+            f"KL to the reference is {kls.mean().item():.3g}, and a KL can't be negative: the responses were not sampled"
+            " from the policy whose log-probabilities these are. Look for top-k, a minimum length or another"
+            " temperature."
+        )
+
+
+def nothing_to_learn(scores, rollout) -> list[str]:
+    """Sentences on what leaves nothing to learn from in a rollout. scores (B,)."""
+    found = {
+        "every response of a rollout got the same reward, so only the KL penalty moves the policy. Look at the reward.": (
+            len(scores) > 1 and not (scores != scores[0]).any()
+        ),
+        "every response of a rollout was empty. Start from an SFT run that answers, or raise beta.": (
+            (rollout.lengths == 1).all() and rollout.ended.all()
+        ),
+        "no response of a rollout ended by itself, all were cut. Raise max_response_tokens, or start from an SFT run"
+        " that ends its answers.": not rollout.ended.any(),
+    }
+    return [sentence for sentence, holds in found.items() if holds]
