@@ -1,4 +1,6 @@
-"""The tiny scene of PPO's tests: a random SFT and reward run on the tiny base, and the players on it."""
+"""The tiny scene of PPO's tests: a random SFT and reward run on the tiny base, and the players on
+it.
+"""
 
 import torch
 

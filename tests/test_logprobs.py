@@ -8,12 +8,8 @@ from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from labkit import LabError
+from labkit.maths.kl import entropy, full_kl, kl_k1, kl_k2, kl_k3
 from labkit.maths.logprobs import (
-    entropy,
-    full_kl,
-    kl_k1,
-    kl_k2,
-    kl_k3,
     last_index,
     masked_mean,
     masked_sum,

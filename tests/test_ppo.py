@@ -1,4 +1,6 @@
-"""PPO's algorithm on the tiny random base: who is trained, what is read where, and every wire of the loop."""
+"""PPO's algorithm on the tiny random base: who is trained, what is read where, and every wire of
+the loop.
+"""
 
 import math
 from dataclasses import replace
@@ -18,9 +20,8 @@ from ppo_scene import (
 )
 
 from labkit import LabError, config, models, rollout, runs
+from labkit.maths.kl import kl_k1, kl_k3
 from labkit.maths.logprobs import (
-    kl_k1,
-    kl_k3,
     masked_mean,
     masked_sum,
     position_ids,
@@ -151,7 +152,9 @@ def test_score_rises(ppo_cfg):
 
 
 def test_the_loop_hands_on_what_it_got(ppo_cfg, monkeypatch):
-    """Sample → measure → credit → improve → report: each gets what the one before gave, in its place."""
+    """Sample → measure → credit → improve → report: each gets what the one before gave, in its
+    place.
+    """
     calls = {}
 
     def spy(name):
@@ -290,7 +293,9 @@ CREDIT = config.Ppo(
 
 
 def test_credit_by_hand():
-    """β = 0.4: rewards −0.4 · (log π − log π_ref); the scores 2 − 0.3 and 1 − 0.2 − 0.75 at the last token."""
+    """β = 0.4: rewards −0.4 · (log π − log π_ref); the scores 2 − 0.3 and 1 − 0.2 − 0.75 at the
+    last token.
+    """
     rewards = [[-0.2, 0.4, 1.7], [-0.4, 0.05]]
     values = [[0.1, 0.2, 0.3], [-0.1, 0.4]]
     advantages = []
@@ -312,7 +317,9 @@ def test_credit_by_hand():
 
 
 def test_rewards_can_be_scaled_in_each_rollout():
-    """Scaled to variance 1 without moving their mean, before the critic's returns are made of them."""
+    """Scaled to variance 1 without moving their mean, before the critic's returns are made of
+    them.
+    """
     plain = config.change(
         CREDIT, gamma=1.0, gae_lambda=1.0, missing_eos_penalty=0.0, length_penalty=0.0
     )
@@ -536,7 +543,9 @@ def test_advantage_moves_the_logprob_its_way(ppo_cfg, scene):
 
 
 def test_the_clips_are_the_settings(ppo_cfg, scene):
-    """A narrow clip stops nearly every token after some steps, a wide one none: of the policy and of the critic."""
+    """A narrow clip stops nearly every token after some steps, a wide one none: of the policy and
+    of the critic.
+    """
     players, batch, old = scene
     start = {name: weights(players.model, name) for name in ("policy", "critic")}
     fractions = {}
@@ -592,7 +601,9 @@ def test_nan_stops_before_the_step(ppo_cfg, scene, what, monkeypatch):
 
 @pytest.mark.parametrize("micro", [1, 3, 8])
 def test_micro_batches_give_the_minibatchs_gradient_and_metrics(ppo_cfg, scene, micro):
-    """Parts of like length, trimmed, logits at response tokens only: the step is that of one pass over everything."""
+    """Parts of like length, trimmed, logits at response tokens only: the step is that of one pass
+    over everything.
+    """
     players, batch, old = scene
     shake(players, "policy", size=0.01)
     torch.manual_seed(1)
@@ -695,8 +706,6 @@ def test_a_prompt_is_watched(ppo_cfg):
     lines = one_update(ppo_cfg, watch="Who are you?", updates=2).metrics()
     assert {line["watch_prompt"] for line in lines} == {"Who are you?"}
     assert all("watch_response" in line for line in lines)
-    often = [ppo.watched.__defaults__ is None, ppo.WATCHED]
-    assert often == [True, 12]
 
 
 def test_batch_of_one(ppo_cfg):

@@ -1,4 +1,6 @@
-"""What guards PPO: runs that stop go on exactly, memory that runs out, alarms, and a KL that runs away."""
+"""What guards PPO: runs that stop go on exactly, memory that runs out, alarms, and a KL that runs
+away.
+"""
 
 import signal
 
@@ -17,8 +19,9 @@ def go_on(name, judge=None, **changes):
 
 
 def ran_away(cfg, name, judge=None):
-    """A run that stops in its second update, with a checkpoint of the first. The first update's KL is rounding noise,
-    the second's some nats: the bound lies between."""
+    """A run that stops in its second update, with a checkpoint of the first. The first update's KL
+    is rounding noise, the second's some nats: the bound lies between.
+    """
     stopped = {"updates": 4, "checkpoint_every": 1, "max_kl": 0.01, "learning_rate": 0.05}
     with pytest.raises(LabError, match="KL to the reference ran away.*runs.resume.*learning_rate"):
         one_update(cfg, judge, name=name, **stopped)
@@ -30,7 +33,9 @@ def ran_away(cfg, name, judge=None):
 
 @pytest.mark.parametrize("critic", ["adapter", "head"])
 def test_resume_is_bit_for_bit(ppo_cfg, critic, monkeypatch):
-    """Stopped after update 3 of 6, killed in update 5, gone on twice: the metrics of a run that was never stopped."""
+    """Stopped after update 3 of 6, killed in update 5, gone on twice: the metrics of a run that was
+    never stopped.
+    """
     how = {
         "updates": 6,
         "checkpoint_every": 2,
@@ -108,7 +113,9 @@ def test_the_command_line_goes_on(ppo_cfg, capsys):
 
 
 def test_the_runs_found_at_the_start_stay_the_runs(ppo_cfg):
-    """Names left empty are looked up once: a run trained meanwhile does not slip in. (Seen: KL 1.32 instead of 0.93.)"""
+    """Names left empty are looked up once: a run trained meanwhile does not slip in. (Seen: KL 1.32
+    instead of 0.93.)
+    """
     random_run("sft", "rl-sft-newest", 11)
     random_run("reward", "rl-reward-newest", 12)
     ran_away(config.change(ppo_cfg, policy="", reward=""), "rl-named")
@@ -134,7 +141,9 @@ def test_an_adapter_that_changed_is_refused(ppo_cfg):
 
 
 def test_a_function_that_rewarded_is_asked_for_again(ppo_cfg, capsys):
-    """A run that used a function says so, and without one it does not go on. (Seen: score 23.0 → −0.2.)"""
+    """A run that used a function says so, and without one it does not go on. (Seen: score 23.0 →
+    −0.2.)
+    """
     calls = []
 
     def taste(prompts, responses):

@@ -1,11 +1,14 @@
-"""One adapter's forward pass over the shared base: through plain weights where they are small, through peft where not.
+"""One adapter's forward pass over the shared base: through plain weights where they are small,
+through peft where not.
 
-`forward(model, adapter)` gives either; both answer the same two questions, `hidden` and `logits_at`.
+`forward(model, adapter)` gives either; both answer the same two questions, `hidden` and
+`logits_at`.
 
-Dense: every 4-bit layer dequantised once, the adapter merged into it, layers that read the same input joined into one
-product. A small model spends most of a step on the overhead of small calls: a LoRA layer on a 4-bit base makes eight of
-them (dequantise, product, two narrow products, scale, add, …), a dense one makes one. The gradient reaches A and B
-through W + s·B·A, formed once a minibatch; it costs a weight gradient of full size, so large models go through peft.
+Dense: every 4-bit layer dequantised once, the adapter merged into it, layers that read the same
+input joined into one product. A small model spends most of a step on the overhead of small calls: a
+LoRA layer on a 4-bit base makes eight of them (dequantise, product, two narrow products, scale,
+add, …), a dense one makes one. The gradient reaches A and B through W + s·B·A, formed once a
+minibatch; it costs a weight gradient of full size, so large models go through peft.
 """
 
 import torch
@@ -34,7 +37,9 @@ def supports(model) -> bool:
 
 
 def forward(model, adapter: str):
-    """The forward pass of `adapter` on `model` (a PeftModel): Dense for a small float32 model, else Switched."""
+    """The forward pass of `adapter` on `model` (a PeftModel): Dense for a small float32 model, else
+    Switched.
+    """
     small = sum(p.numel() for p in model.parameters()) <= SMALL
     return (Dense if small and supports(model) and model.dtype == torch.float32 else Switched)(
         model, adapter
@@ -105,7 +110,9 @@ class Joined:
 
 
 class Merged(torch.autograd.Function):
-    """y = x (W + s·B·A)ᵀ + bias in one product; the gradient goes to x, A and B, and no gradient of W's size is formed."""
+    """y = x (W + s·B·A)ᵀ + bias in one product; the gradient goes to x, A and B, and no gradient of
+    W's size is formed.
+    """
 
     @staticmethod
     def forward(ctx, x, joined, *matrices):
@@ -152,10 +159,11 @@ def dequantised(module) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 class Dense:
-    """A model of one of the SHAPES laid out for plain arithmetic, with `adapter` merged (see Joined).
+    """A model of one of the SHAPES laid out for plain arithmetic, with `adapter` merged (see
+    Joined).
 
-    blocks: per layer (norm_1, qkv, (q_norm, k_norm) or (), out, norm_2, mlp); `run` puts them in a row, and is told
-    how to attend: here over whole rows, in rollout.decoder over a cache.
+    blocks: per layer (norm_1, qkv, (q_norm, k_norm) or (), out, norm_2, mlp); `run` puts them in a
+    row, and is told how to attend: here over whole rows, in rollout.decoder over a cache.
     """
 
     def __init__(self, model, adapter=None, merge=True):
@@ -204,14 +212,17 @@ class Dense:
         self.dtype = self.embed.weight.dtype
 
     def turns(self, positions):
-        """(cos, sin) of the rotary embedding at positions (B, L): (B, L, 1, size); None for learned places."""
+        """(cos, sin) of the rotary embedding at positions (B, L): (B, L, 1, size); None for learned
+        places.
+        """
         if not self.rotary:
             return None
         cos, sin = self.rotary(torch.zeros(1, dtype=self.dtype, device=self.device), positions)
         return cos[:, :, None], sin[:, :, None]
 
     def run(self, tokens, positions, turns, attend, places=None):
-        """Last hidden states (B, L, d) of tokens at positions (both (B, L)); (N, d) where `places` (B, L) are given.
+        """Last hidden states (B, L, d) of tokens at positions (both (B, L)); (N, d) where `places`
+        (B, L) are given.
 
         attend(layer, q, k, v), each (B, L, heads, size) → (B, L, heads · size).
         """

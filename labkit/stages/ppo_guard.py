@@ -1,4 +1,6 @@
-"""What guards a PPO run: memory that runs out, alarms, a KL that runs away, checkpoints, and how to go on after a stop."""
+"""What guards a PPO run: memory that runs out, alarms, a KL that runs away, checkpoints, and how to
+go on after a stop.
+"""
 
 import contextlib
 import sys
@@ -12,14 +14,18 @@ from labkit.stages import checkpoint
 
 
 class MicroBatch:
-    """How many responses go through a pass at once; halved when memory runs out. `saved`: bytes that autograd keeps."""
+    """How many responses go through a pass at once; halved when memory runs out. `saved`: bytes
+    that autograd keeps.
+    """
 
     def __init__(self, cfg):
         self.size = min(cfg.micro_batch_size or cfg.minibatch_size, cfg.minibatch_size)
         self.saved, self.counting = {}, True
 
     def fit(self, work):
-        """work(size), again with half the size where memory ran out. `work` must leave nothing half done."""
+        """work(size), again with half the size where memory ran out. `work` must leave nothing half
+        done.
+        """
         while True:
             try:
                 return work(self.size)
@@ -28,17 +34,20 @@ class MicroBatch:
                     raise
             if self.size == 1:
                 raise LabError(
-                    "Memory ran out with a single response in a pass. Lower max_response_tokens or lora_r, choose a"
-                    " smaller base, or close what else uses the memory."
+                    "Memory ran out with a single response in a pass. Lower max_response_tokens or"
+                    " lora_r, choose a smaller base, or close what else uses the memory."
                 )
             self.size //= 2
             clear_device_cache()
             warn(
-                f"memory ran out: going on with {self.size} responses a pass. Results stay the same, it takes longer."
+                f"memory ran out: going on with {self.size} responses a pass. Results stay the"
+                " same, it takes longer."
             )
 
     def counted(self):
-        """Counts what autograd keeps inside the block, in the run's first minibatch: saved["activations"]."""
+        """Counts what autograd keeps inside the block, in the run's first minibatch:
+        saved["activations"].
+        """
         return models.saved_bytes(self.saved) if self.counting else contextlib.nullcontext()
 
 
@@ -69,7 +78,9 @@ class Guard:
             raise LabError(f"{error} {self.kept()}") from error
 
     def resume(self) -> int:
-        """Put the run's checkpoint back, if it has one, and drop what was logged after it; how many updates are done."""
+        """Put the run's checkpoint back, if it has one, and drop what was logged after it; how many
+        updates are done.
+        """
         if not (self.run.path / runs.CHECKPOINT).exists():
             return 0
         facts = checkpoint.load(self.run.path, self.state, self.optimizer)
@@ -94,7 +105,9 @@ class Guard:
             )
 
     def check(self, entry: dict, experience, rollout):
-        """Say what can't be right, once a run what leaves nothing to learn from, and stop a KL that ran away."""
+        """Say what can't be right, once a run what leaves nothing to learn from, and stop a KL that
+        ran away.
+        """
         self.players.passes.counting = False
         alarm(entry["first_ratio_error"], experience, self.players.model.dtype)
         for sentence in nothing_to_learn(experience.scores, rollout):
@@ -103,9 +116,9 @@ class Guard:
                 warn(sentence)
         if entry["kl"] > self.cfg.max_kl:
             raise LabError(
-                f"The KL to the reference ran away: {entry['kl']:.3g} nats per response in update {entry['step']}, and"
-                f" max_kl is {self.cfg.max_kl:g}. Nothing holds the policy: raise beta, set target_kl, or lower"
-                " learning_rate."
+                f"The KL to the reference ran away: {entry['kl']:.3g} nats per response in update"
+                f" {entry['step']}, and max_kl is {self.cfg.max_kl:g}. Nothing holds the policy:"
+                " raise beta, set target_kl, or lower learning_rate."
             )
 
     def kept(self) -> str:
@@ -113,8 +126,9 @@ class Guard:
         if not (self.run.path / runs.CHECKPOINT).exists():
             return "There is no checkpoint yet; the earlier runs are untouched."
         return (
-            f"The last good checkpoint is kept. Go on from it with other settings: runs.resume({self.run.name!r},"
-            f" learning_rate=…) in a notebook, or python -m labkit train ppo --resume {self.run.name} --learning-rate …"
+            "The last good checkpoint is kept. Go on from it with other settings:"
+            f" runs.resume({self.run.name!r}, learning_rate=…) in a notebook, or python -m labkit"
+            f" train ppo --resume {self.run.name} --learning-rate …"
         )
 
     def finish(self):
@@ -126,8 +140,8 @@ class Guard:
             (run.path / runs.CHECKPOINT).unlink(missing_ok=True)
         else:
             print(
-                f"Stopped after update {len(history)} of {cfg.updates}. {run.name} is whole and can be used; to go on:"
-                f" runs.resume({run.name!r})",
+                f"Stopped after update {len(history)} of {cfg.updates}. {run.name} is whole and can"
+                f" be used; to go on: runs.resume({run.name!r})",
                 file=sys.stderr,
             )
         width = cfg.max_prompt_tokens + cfg.max_response_tokens
@@ -148,23 +162,23 @@ class Guard:
 
 
 def alarm(first_ratio_error: float, experience, dtype=torch.float32):
-    """Say on stderr what can't be right. The bound of the ratio knows the precision: rounding to bfloat16 alone moved
-    SmolLM2's log-ratio by 0.32.
+    """Say on stderr what can't be right. The bound of the ratio knows the precision: rounding to
+    bfloat16 alone moved SmolLM2's log-ratio by 0.32.
     """
     if first_ratio_error > max(0.01, 64 * torch.finfo(dtype).eps):
         warn(
             "before the first step of an update the ratio to the old policy was off by"
-            f" {first_ratio_error:.2g} in log, and should be 1: two forward passes of one policy disagree. Look for"
-            " dropout, padding or low precision."
+            f" {first_ratio_error:.2g} in log, and should be 1: two forward passes of one policy"
+            " disagree. Look for dropout, padding or low precision."
         )
     kls = masked_sum(experience.logprobs - experience.ref_logprobs, experience.mask, dim=1)
     if (
         kls.sum() < -3 * kls.norm()
     ):  # three standard errors below 0; a batch near 0 may well come out negative
         warn(
-            f"KL to the reference is {kls.mean().item():.3g}, and a KL can't be negative: the responses were not sampled"
-            " from the policy whose log-probabilities these are. Look for top-k, a minimum length or another"
-            " temperature."
+            f"KL to the reference is {kls.mean().item():.3g}, and a KL can't be negative: the"
+            " responses were not sampled from the policy whose log-probabilities these are. Look"
+            " for top-k, a minimum length or another temperature."
         )
 
 
@@ -177,7 +191,8 @@ def nothing_to_learn(scores, rollout) -> list[str]:
         "every response of a rollout was empty. Start from an SFT run that answers, or raise beta.": (
             (rollout.lengths == 1).all() and rollout.ended.all()
         ),
-        "no response of a rollout ended by itself, all were cut. Raise max_response_tokens, or start from an SFT run"
-        " that ends its answers.": not rollout.ended.any(),
+        "no response of a rollout ended by itself, all were cut. Raise max_response_tokens, or start from an SFT run that ends its answers.": (
+            not rollout.ended.any()
+        ),
     }
     return [sentence for sentence, holds in found.items() if holds]

@@ -1,0 +1,155 @@
+"""Who plays in PPO: policy (trained), reference (the SFT policy, frozen), reward models (frozen)
+and critic, as LoRA adapters on one 4-bit base.
+
+The critic is a head on the policy's hidden states that starts at zero and whose loss never touches
+the policy, or (critic="adapter") has an adapter of its own, which starts as the reward model's. On
+the tiny base the head reached the same reward about twice as fast: no forward pass of its own, half
+the weights to train.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from labkit import LabError, models, rollout, runs
+from labkit.maths.logprobs import last_places
+from labkit.stages.ppo_guard import MicroBatch
+
+
+@dataclass
+class Players:
+    """The roles, as forward passes (models.dense) of adapters on one base. `judge` replaces the
+    reward models.
+    """
+
+    model: torch.nn.Module
+    tokenizer: object
+    policy: object
+    reference: object
+    rewards: list[tuple]  # (forward pass, head) of each reward model; the lowest score counts
+    critic: object | None  # None: the value head reads the policy's hidden states
+    value_head: models.Head
+    judge: Callable | None = None
+    passes: MicroBatch = None
+
+    def sample(self, prompts: list[str], cfg) -> rollout.Rollout:
+        """One response of the policy to each prompt, with the head's values on the way if that is
+        the critic.
+        """
+        models.use(self.model, "policy")
+        head = self.value_head if self.critic is None else None
+        n, temperature = cfg.max_response_tokens, cfg.temperature
+        return rollout.sample(self.model, self.tokenizer, prompts, n, temperature, value_head=head)
+
+    def trained(self) -> tuple[list, list]:
+        """(the policy's parameters, the critic's)."""
+        policy, critic = (
+            models.adapter_parameters(self.model, name) for name in ("policy", "critic")
+        )
+        return policy, [*critic, self.value_head.weight]
+
+    def refresh(self):
+        """After a step: the forward passes see the adapters as they are now."""
+        for one in filter(None, (self.policy, self.critic)):
+            one.refresh()
+
+
+def seat(cfg, run, judge=None) -> Players:
+    """Load the base once and every role's adapter on it, and note in run.info whom it took.
+
+    Raises LabError where a resumed run would go on with others than it began with.
+    """
+    sft = runs.latest("sft", cfg.policy)
+    rewards = (
+        [] if judge else [runs.latest("reward", name.strip()) for name in cfg.reward.split(",")]
+    )
+    began = dict(run.info)
+    run.info |= {
+        "judge": getattr(judge, "__name__", type(judge).__name__) if judge else "",
+        "policy": models.adapter_id(sft),
+        "rewards": [models.adapter_id(one) for one in rewards],
+    }
+    if began.get("judge", run.info["judge"]) != run.info["judge"]:
+        who = f"the function {began['judge']!r}" if began["judge"] else "a reward model"
+        raise LabError(
+            f"{run.name} was rewarded by {who}. Go on with the same: ppo.train(run.config, run, judge=…)."
+        )
+    for role in ("policy", "rewards"):
+        if began.get(role, run.info[role]) != run.info[role]:
+            raise LabError(
+                f"{run.name} began with another {role} adapter than there is now. Start a new run."
+            )
+    # The names found now stay the run's: a later one must not slip in when it is resumed.
+    run.info["config"] |= {"policy": sft.name, "reward": ",".join(one.name for one in rewards)}
+    run.note()
+
+    model, tokenizer = models.load_base(models.base_of(sft, cfg.base))
+    models.check_context(model, cfg)
+    seats = {"policy": sft, "reference": sft} | {
+        f"reward{i or ''}": one for i, one in enumerate(rewards)
+    }
+    if cfg.critic == "adapter":
+        seats["critic"] = (rewards or [sft])[0]
+    for role, one in seats.items():
+        model = models.load_adapter(model, one, role, trainable=role in ("policy", "critic"))
+    model.eval()  # no dropout anywhere: sampling and training see the same policy
+    value_head = models.Head(model.config.hidden_size).to(model.device)
+    torch.nn.init.zeros_(value_head.weight)  # it expects 0, the mean of the reference's scores
+    forward = {role: models.forward(model, role) for role in seats}
+    heads = [models.load_head(one) for one in rewards]
+    judges = [forward[role] for role in seats if role.startswith("reward")]
+    return Players(
+        model=model,
+        tokenizer=tokenizer,
+        policy=forward["policy"],
+        reference=forward["reference"],
+        rewards=list(zip(judges, heads)),
+        critic=forward.get("critic"),
+        value_head=value_head,
+        judge=judge,
+        passes=MicroBatch(cfg),
+    )
+
+
+@torch.no_grad()
+def score(players: Players, rollout: rollout.Rollout):
+    """Scores (B,): the lowest of the reward models', or what the judge says. Raises LabError for
+    scores that can't be used.
+    """
+    device, n = rollout.input_ids.device, len(rollout.prompts)
+
+    def scores(size):
+        found = torch.zeros(n, device=device)
+        for rows, _, (ids, attention_mask, _) in rollout.parts(range(n), size):
+            last = last_places(attention_mask)
+            each = [
+                head(forward.hidden_at(ids, attention_mask, last))
+                for forward, head in players.rewards
+            ]
+            found[rows] = torch.stack(each).amin(0)
+        return found
+
+    if not players.judge:
+        found = players.passes.fit(scores)
+    else:
+        try:
+            said = [float(x) for x in players.judge(rollout.prompts, rollout.responses)]
+        except Exception as error:
+            raise LabError(
+                f"Your reward function failed: {type(error).__name__}: {error}. It gets two lists,"
+                " prompts and responses, and returns a number for each."
+            ) from error
+        if len(said) != n:
+            raise LabError(
+                f"Your reward function gave {len(said)} numbers for {n} responses. It must return"
+                " one for each."
+            )
+        found = torch.tensor(said, device=device)
+    if not torch.isfinite(found).all():
+        at = int((~torch.isfinite(found)).nonzero()[0])
+        raise LabError(
+            f"The reward of {rollout.responses[at][:60]!r} is {found[at].item()}, not a finite"
+            f" number. Mend the reward {'function' if players.judge else 'model: train it again'}."
+        )
+    return found
