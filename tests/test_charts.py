@@ -283,6 +283,13 @@ def test_show_emits_plotly_json_and_a_sentence_never_html(notebook):
     assert set(notebook.shown[-1][0]) == {"text/html", "text/plain"}
 
 
+def test_a_figure_that_a_cell_ends_with_has_our_settings():
+    import plotly.io as pio
+
+    bare = pio.renderers["plotly_mimetype"].to_mimebundle(charts.curves(ROWS).to_dict())
+    assert bare[charts.MIME]["config"]["showSendToCloud"] is False
+
+
 def test_show_outside_a_notebook_prints(capsys):
     charts.show(charts.curves(ROWS, ["loss"]))
     assert capsys.readouterr().out == "Lines over step. loss 4.000 → 1.000\n"

@@ -10,7 +10,7 @@ from test_charts import EVIL, FakeRun, clock, notebook  # noqa: F401  (fixtures)
 from test_panel_browser import CHROMIUM, Page, browser, lab  # noqa: F401
 
 from labkit import LabError, charts, config, runs
-from labkit.charts import progress
+from labkit.charts import progress, showing
 from labkit.charts.lines import Panel, lines
 from labkit.charts.svg import _ends, _ticks, svg
 
@@ -45,7 +45,7 @@ def headings(figure):
 # --- a finished run, and two ---------------------------------------------------------------------
 
 
-def test_a_finished_run_in_reading_order(notebook):  # noqa: F811
+def test_a_finished_run_in_reading_order(notebook, monkeypatch, capsys):  # noqa: F811
     charts.show(charts.dashboard(whole()))
     figure, table = (content for content, _ in notebook.shown)
     assert charts.MIME in figure and "text/html" not in figure
@@ -59,6 +59,9 @@ def test_a_finished_run_in_reading_order(notebook):  # noqa: F811
         "|         1 | 玉山。     |",
         "|         5 | I'm sorry. |",
     ]
+    monkeypatch.setattr(showing, "in_notebook", lambda: False)
+    charts.show(charts.dashboard(whole()))
+    assert capsys.readouterr().out == f"{figure['text/plain']}\n{table['text/plain']}\n"
     drawn = charts.dashboard(whole()).figure()
     assert headings(drawn) == [
         "reward – – proxy (reward model) — gold (judge)",
@@ -74,12 +77,6 @@ def test_a_finished_run_in_reading_order(notebook):  # noqa: F811
     assert list(kl.y)[-1] == 6.0 and (list(target.x), list(target.y)) == ([1, STEPS], [6.0, 6.0])
 
 
-def test_outside_a_notebook_it_prints(capsys):
-    charts.show(charts.dashboard(whole()))
-    said = capsys.readouterr().out
-    assert "kl" in said.lower() and "|         5 | I'm sorry. |" in said
-
-
 def test_two_runs_share_panels_and_keep_their_colours():
     board = charts.dashboard(whole(), whole("ppo-002", 8, watch_response="As an AI, no."))
     figure, names = board.figure(), ("ppo-001", "ppo-002")
@@ -88,6 +85,8 @@ def test_two_runs_share_panels_and_keep_their_colours():
     assert len(one) == len(two) == 1 and one != two
     assert sorted(trace.name for trace in figure.data if trace.showlegend) == list(names)
     assert not any(trace.fill for trace in figure.data)
+    drawn = svg(board.spec())
+    assert "— ppo-001" in drawn and "– – ppo-002" in drawn
     # a panel each, or nothing is seen
     assert headings(figure)[-4:] == ["hedging", "apology", "disclaimer", "refusal"]
     rows = [line.split("|")[1].strip() for line in str(board.answers()).split("\n")[4:]]
@@ -194,13 +193,6 @@ def test_drawing_takes_less_than_two_percent(notebook, clock, monkeypatch, secon
         listener(entry(step, steps=steps, watch_response=f"answer {step % 3}"))
     listener.finish()
     assert sum(spent) / clock.time < 0.02 and len(spent) >= 4
-
-
-def test_live_over_a_finished_run(notebook, clock):  # noqa: F811
-    listener = charts.dashboard(PpoRun("ppo-002"), whole("ppo-001"))
-    listener(entry(1))
-    shown = notebook.shown[0][0]["text/html"]
-    assert "– – ppo-001" in shown and "— ppo-002" in shown
 
 
 def test_a_run_that_resumes_goes_over_no_step_twice(notebook, clock):  # noqa: F811

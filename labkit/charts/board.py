@@ -29,7 +29,7 @@ MANNERS = {
 SYMPTOMS = Panel("symptoms", MANNERS, wide=2, zero=True)
 
 
-def dashboard(run, *others):
+class Dashboard(Live):
     """PPO on one page: proxy and gold reward, KL, length, entropy, clip fraction, EOS rate,
     symptoms, and how the answer to a fixed prompt changes.
 
@@ -41,11 +41,6 @@ def dashboard(run, *others):
     gaps, a panel whose metrics were never logged says so. Raises LabError when a run holds none of
     them.
     """
-    return Dashboard(run, *others)
-
-
-class Dashboard(Live):
-    """See `dashboard`."""
 
     def __init__(self, run, *others):
         super().__init__(run, ("score", "gold", "kl", "length"))
@@ -115,6 +110,9 @@ class Dashboard(Live):
         super()._draw(last)
         if in_notebook() and (told := self.answers()):
             self._put("answers", told._repr_mimebundle_())
+
+
+dashboard = Dashboard
 
 
 def _rows(run) -> list[dict]:

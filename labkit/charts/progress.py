@@ -12,16 +12,10 @@ from labkit.charts.svg import svg
 from labkit.charts.tables import number, written
 
 
-def live(run, metrics=None):
-    """`run.listeners.append(charts.live(run, ["loss"]))`: the metrics of a run while it trains (a
-    line on stderr outside a notebook). metrics: names, or {name: label}; None takes all numbers.
-    """
-    return Live(run, metrics)
-
-
 class Live:
-    """A listener for `run.listeners`: draws at most once a second, and for under 2 % of the
-    time.
+    """The metrics of a run while it trains: `run.listeners.append(charts.live(run, ["loss"]))`. It
+    draws at most once a second, and for under 2 % of the time (a line on stderr outside a
+    notebook). metrics: names, or {name: label}; None takes all numbers.
     """
 
     def __init__(self, run, metrics=None):
@@ -96,3 +90,6 @@ class Live:
         elif content != before:
             handle.update(content, raw=True)
         self.displays[name] = handle, content
+
+
+live = Live

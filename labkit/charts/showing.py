@@ -2,7 +2,6 @@
 never as HTML with a 4 MB library inside. With LABKIT_STATIC_CHARTS=1 a picture goes along.
 """
 
-import json
 import sys
 
 from labkit.charts import pictures
@@ -27,14 +26,10 @@ def bundle(chart) -> dict:
     """The MIME bundle that `show` displays."""
     if isinstance(chart, Table):
         return chart._repr_mimebundle_()
-    if in_colab():  # it draws plotly only through a script of its own
-        import plotly.io as pio
-
-        page = pio.to_html(chart, config=CONFIG, include_plotlyjs="cdn")
-        return {"text/html": page, "text/plain": alt_of(chart)}
-    spec = json.loads(chart.to_json())
-    content = {MIME: {**spec, "config": CONFIG}, "text/plain": alt_of(chart)}
-    if pictures.wanted() and (picture := pictures.png(spec)):
+    # Colab draws plotly only through a script of its own.
+    renderer = _renderers()["colab" if in_colab() else "plotly_mimetype"]
+    content = {**renderer.to_mimebundle(chart.to_dict()), "text/plain": alt_of(chart)}
+    if pictures.wanted() and (picture := pictures.png(chart.to_dict())):
         content["image/png"] = picture
     return content
 
@@ -43,7 +38,17 @@ def figure(spec):
     """{"data", "layout"} as a plotly figure with our template."""
     import plotly.graph_objects as go  # here, so that `import labkit.charts` stays quick
 
+    _renderers()  # for a figure that a cell ends with, without `show`
     return go.Figure(spec["data"], {**spec["layout"], "template": TEMPLATE})
+
+
+def _renderers():
+    """Plotly's renderers, with our settings."""
+    import plotly.io as pio
+
+    for name in ("plotly_mimetype", "colab"):
+        pio.renderers[name].config = CONFIG
+    return pio.renderers
 
 
 def alt_of(chart) -> str:
