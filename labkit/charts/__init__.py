@@ -1,10 +1,13 @@
 """What notebooks show: figures, tables, and the charts that move while a run trains.
 
-Nothing here imports torch or a stage: charts draw what `metrics.jsonl` holds.
+Nothing here imports torch or a stage: charts draw what `metrics.jsonl` holds. Plotly is imported
+when the first figure is made.
 """
 
+from labkit.charts.board import Dashboard, dashboard
 from labkit.charts.figures import bands, bars, calibration, curves, heat, histogram
-from labkit.charts.progress import MIME, Dashboard, Live, bundle, dashboard, live, show
+from labkit.charts.progress import Live, live
+from labkit.charts.showing import MIME, bundle, show
 from labkit.charts.tables import table
 
 __all__ = [

@@ -1,100 +1,64 @@
-"""Tables and metrics become figures: one plotly template, one way to show them, one live chart.
- The home of all of it for notebooks: the figures are made here and in lines.py, shown by live.py.
-Text from a model is untrusted: it is escaped, and its control characters are made visible.
+"""Metrics and tables become plotly figures. Text from a model is untrusted: all of it is escaped,
+and its control characters are made visible.
 """
 
-import html
-import math
-
-import plotly.graph_objects as go
+from statistics import fmean
 
 from labkit import LabError
-from labkit.charts.lines import (
-    CHINESE,
-    COLOURS,
-    DASHES,
-    GREY,
-    INK,
-    PAPER,
-    RULE,
-    faint,
-    layout_of,
-    lines,
-    text,
-)
-from labkit.charts.progress import MIME as MIME  # what notebooks ask of charts
-from labkit.charts.progress import Dashboard as Dashboard
-from labkit.charts.progress import Live as Live
-from labkit.charts.progress import bundle as bundle
-from labkit.charts.progress import dashboard as dashboard
-from labkit.charts.progress import live as live
-from labkit.charts.progress import panels_of
-from labkit.charts.progress import show as show
+from labkit.charts.lines import lines, panels_of
+from labkit.charts.look import COLOURS, GREY, INK, MONO, PAPER, RULE, colour, dash, faint, text
+from labkit.charts.showing import figure
 from labkit.charts.tables import number, some, visible, width, written
-from labkit.charts.tables import table as table
 
-ABOVE, ZERO, BELOW = "#6cb4e4", PAPER, "#f0a35e"  # light enough for dark text on top
-MONO = f'"DejaVu Sans Mono", Menlo, Consolas, "Noto Sans Mono CJK TC", {CHINESE}, monospace'
+ABOVE, BELOW = "#6cb4e4", "#f0a35e"  # zero, in a heat map: light enough for dark text on top
 
 
-def curves(runs, metrics=None, x="step", smooth=0.0, title="", points=300):
+def curves(runs, metrics=None, x="step", smooth=0.0, title=""):
     """Small-multiple lines, one panel per metric and one colour per run.
 
     Args: runs: a Run, a list of metric dicts, a list of Runs, or {name: either}. metrics: names, or
     {name: label}; None takes all numbers. smooth: weight of the past in a bias-corrected moving
-    mean (0 none … 0.99 strong); of a single run, the raw line stays behind it, faint. points:
-    longer lines are thinned to about this many across the page.
+    mean (0 none … 0.99 strong); of a single run, the raw line stays behind it, faint.
     """
-    series = _series(runs)
-    return go.Figure(lines(series, panels_of(some(series), metrics, x), x, smooth, title, points))
+    runs = [runs] if hasattr(runs, "metrics") else runs
+    if not isinstance(runs, dict):
+        plain = all(isinstance(one, dict) for one in runs)
+        runs = {"run": runs} if plain else {run.name: run for run in runs}
+    series = {
+        name: one.metrics() if hasattr(one, "metrics") else list(one) for name, one in runs.items()
+    }
+    return figure(lines(series, panels_of(some(series), metrics, x), x, smooth, title))
 
 
-def bars(rows, x, y, group=None, error=None, title="", digits=2):
+def bars(rows, x, y, group=None, error=None, title=""):
     """Bars from a list of dicts: column `x` names them, `y` is their height, `group` colours them,
     `error` is the ± half-width.
     """
     groups = {}
     for row in some(rows):
         groups.setdefault(row[group] if group else y, []).append(row)
-    figure = go.Figure(
-        layout=layout_of(
-            title,
-            360,
-            xaxis=dict(type="category"),
-            yaxis=dict(title=dict(text=text(y))),
-            showlegend=bool(group),
-        )
-    )
+    drawn = _blank(title, 360, xaxis_type="category", yaxis_title_text=text(y))
     for i, (name, members) in enumerate(groups.items()):
         heights = [number(row.get(y)) for row in members]
-        spread = (
-            dict(
-                type="data",
-                array=[number(row.get(error)) or 0 for row in members],
-                color=INK,
-                thickness=1.2,
-                width=5,
-            )
-            if error
-            else None
-        )
-        figure.add_bar(
+        spread = [number(row.get(error)) or 0 for row in members] if error else None
+        drawn.add_bar(
             x=[text(row[x]) for row in members],
             y=heights,
             name=text(name),
-            marker_color=COLOURS[i % len(COLOURS)],
-            error_y=spread,
-            text=["" if h is None else written(h, digits) for h in heights],
+            marker_color=colour(name, i) if group else [colour(row[x], 0) for row in members],
+            error_y=dict(array=spread, color=INK, thickness=1.2, width=5),
+            text=["" if h is None else written(h, 2) for h in heights],
             textposition="inside" if error else "auto",
             insidetextanchor="start" if error else "end",
             textangle=0,
             cliponaxis=False,
         )
-    best = [
-        f"{row[x]}{f' ({row[group]})' if group else ''}: {written(row.get(y), digits)}"
+    drawn.update_layout(showlegend=bool(group))
+    said = [
+        f"{row[x]}{f' ({row[group]})' if group else ''}: {written(row.get(y), 2)}"
         for row in rows[:8]
     ]
-    return _described(figure, f"Bars of {y}. {'; '.join(best)}")
+    return _saying(drawn, f"Bars of {y}. {'; '.join(said)}")
 
 
 def bands(series, x, columns, title="", level=None):
@@ -106,247 +70,194 @@ def bands(series, x, columns, title="", level=None):
     """
     columns, said = [columns] if isinstance(columns, str) else list(columns), []
     single = len(columns) == 1
-    figure = go.Figure(
-        layout=layout_of(
-            title,
-            400,
-            xaxis=dict(title=dict(text=text(x))),
-            yaxis=dict(title=dict(text=text(columns[0] if single else "score"))),
-            legend=dict(y=1, yref="paper", yanchor="bottom"),
-            margin=dict(t=84),
-        )
+    drawn = _blank(
+        title,
+        400,
+        xaxis_title_text=text(x),
+        yaxis_title_text=text(columns[0] if single else "score"),
     )
+    drawn.update_layout(legend=dict(yref="paper", yanchor="bottom"), margin_t=84)
     for i, (name, rows) in enumerate(some(series).items()):
-        colour = COLOURS[i % len(COLOURS)]
-        for column, dash in zip(columns, DASHES):
+        hue = colour(name, i)
+        for j, column in enumerate(columns):
             there = [row for row in rows if number(row.get(column)) is not None]
             whole = [row for row in there if number(row.get(f"{column} lowest")) is not None]
             label = text(name if single else f"{name}, {column}")
-            if whole:
-                figure.add_scatter(
+            if whole:  # along the lowest, and back along the highest
+                lowest = [row[f"{column} lowest"] for row in whole]
+                highest = [row[f"{column} highest"] for row in whole]
+                drawn.add_scatter(
                     x=[row[x] for row in whole + whole[::-1]],
-                    y=[row[f"{column} lowest"] for row in whole]
-                    + [row[f"{column} highest"] for row in whole[::-1]],
+                    y=lowest + highest[::-1],
                     fill="toself",
-                    fillcolor=faint(colour, 0.13),
+                    fillcolor=faint(hue, 0.13),
                     mode="none",
-                    name=label,
                     legendgroup=label,
                     showlegend=False,
                     hoverinfo="skip",
                 )
-            figure.add_scatter(
+            drawn.add_scatter(
                 x=[row[x] for row in there],
                 y=[row[column] for row in there],
                 mode="lines+markers",
                 name=label,
                 legendgroup=label,
-                line=dict(color=colour, dash=dash),
-                marker=dict(size=6),
+                line=dict(color=hue, dash=dash(column, j)),
+                marker_size=6,
             )
             if there:
-                said.append(
-                    f"{name}, {column}: {written(there[0][column], 2)} →"
-                    f" {written(there[-1][column], 2)}"
-                )
+                first, last = (written(there[end][column], 2) for end in (0, -1))
+                said.append(f"{name}, {column}: {first} → {last}")
     for label, height in (level or {}).items():
-        figure.add_hline(
-            y=height, line=dict(color=GREY, dash="dot", width=1.5), annotation_text=text(label)
-        )
-    return _described(figure, f"Lines over {x} with their spread. {'; '.join(said)}")
+        drawn.add_hline(height, line=dict(color=GREY, dash="dot"), annotation_text=text(label))
+    return _saying(drawn, f"Lines over {x} with their spread. {'; '.join(said)}")
 
 
 def histogram(groups, x="value", bins=30, title=""):
-    """Outlined histograms of {name: values} on shared bins, as shares of each group, with the means
-    dashed.
+    """Histograms of {name: values} on at most `bins` shared bins, as shares of each group, with the
+    means dashed.
     """
     groups = {
         name: [v for v in map(number, values) if v is not None] for name, values in groups.items()
     }
-    everything = some([v for values in groups.values() for v in values])
-    low, high = min(everything), max(everything)
-    step = (high - low) / bins or 1.0
-    figure = go.Figure(
-        layout=layout_of(
-            title,
-            340,
-            xaxis=dict(title=dict(text=text(x))),
-            yaxis=dict(title=dict(text="share"), tickformat=".0%"),
-        )
-    )
+    some([v for values in groups.values() for v in values])
+    drawn = _blank(title, 340, xaxis_title_text=text(x), yaxis_title_text="share")
+    drawn.update_layout(barmode="overlay", bargap=0, yaxis_tickformat=".0%", showlegend=True)
     said = []
     for i, (name, values) in enumerate(groups.items()):
         if not values:
             continue
-        counts, colour = [0] * bins, COLOURS[i % len(COLOURS)]
-        for v in values:
-            counts[min(int((v - low) / step), bins - 1)] += 1
-        mean, label = sum(values) / len(values), text(name)
-        edges, shares = [low + step * b for b in range(bins + 1)], [c / len(values) for c in counts]
-        figure.add_scatter(
-            x=[low, *edges, edges[-1]],
-            y=[0, *shares, shares[-1], 0],
-            line=dict(shape="hv", color=colour, width=2),
-            fill="tozeroy",
-            fillcolor=faint(colour, 0.18),
-            name=f"{label} (mean {written(mean, 2)}, n = {len(values):,})",
+        hue, mean = colour(name, i), fmean(values)
+        drawn.add_histogram(
+            x=values,
+            histnorm="probability",
+            bingroup="all",
+            nbinsx=bins,
+            marker=dict(color=faint(hue, 0.25), line=dict(color=hue, width=1.5)),
+            name=f"{text(name)} (mean {written(mean, 2)}, n = {len(values):,})",
         )
-        figure.add_vline(x=mean, line=dict(color=colour, dash="dash", width=1.5))
+        drawn.add_vline(mean, line=dict(color=hue, dash="dash", width=1.5))
         said.append(f"{name}: mean {written(mean, 2)} of {len(values):,}")
-    return _described(figure, f"Histogram of {x}. {'; '.join(said)}")
+    return _saying(drawn, f"Histogram of {x}. {'; '.join(said)}")
 
 
 def calibration(probabilities, outcomes, bins=10, title=""):
-    """How often it happened against how probable it was said to be, in bins of equal count with 95
-    % Wilson intervals; the diagonal is perfect.
+    """How often it happened (True or False each) against how probable it was said to be, in bins of
+    equal count with 95 % Wilson intervals; the diagonal is perfect.
     """
+    from scipy.stats import binomtest  # here, so that `import labkit.charts` stays quick
+
     pairs = sorted(some(list(zip(probabilities, outcomes, strict=True))))
     bins = min(bins, len(pairs))
-    said, happened, above, below, sizes, gap = [], [], [], [], [], 0.0
-    for b in range(bins):
-        part = pairs[b * len(pairs) // bins : (b + 1) * len(pairs) // bins]
-        n, p, q = (
-            len(part),
-            sum(p for p, _ in part) / len(part),
-            sum(float(o) for _, o in part) / len(part),
-        )
-        # Wilson's interval: z = 1.96, z² = 3.84
-        centre = (q + 1.92 / n) / (1 + 3.84 / n)
-        half = 1.96 * math.sqrt(q * (1 - q) / n + 0.96 / n**2) / (1 + 3.84 / n)
-        said.append(p)
-        happened.append(q)
-        above.append(max(0.0, centre + half - q))
-        below.append(max(0.0, q - centre + half))
-        sizes.append(n)
-        gap += n * abs(p - q) / len(pairs)
-    unit = dict(range=[-0.02, 1.02], tickformat=".0%")
-    figure = go.Figure(
-        layout=layout_of(
-            title,
-            380,
-            xaxis=dict(title=dict(text="said"), **unit),
-            yaxis=dict(title=dict(text="happened"), **unit),
-        )
-    )
-    figure.add_scatter(
+    parts = [pairs[b * len(pairs) // bins : (b + 1) * len(pairs) // bins] for b in range(bins)]
+    said = [fmean(p for p, _ in part) for part in parts]
+    happened = [fmean(o for _, o in part) for part in parts]
+    spreads = [
+        binomtest(int(sum(o for _, o in part)), len(part)).proportion_ci(method="wilson")
+        for part in parts
+    ]
+    gap = sum(len(part) * abs(p - q) for part, p, q in zip(parts, said, happened)) / len(pairs)
+    drawn = _blank(title, 380, xaxis_title_text="said", yaxis_title_text="happened")
+    drawn.update_xaxes(range=[-0.02, 1.02], tickformat=".0%")
+    drawn.update_yaxes(range=[-0.02, 1.02], tickformat=".0%")
+    drawn.add_scatter(
         x=[0, 1],
         y=[0, 1],
         mode="lines",
-        line=dict(color="#8a8a8a", dash="dash", width=1.5),
+        line=dict(color=GREY, dash="dash", width=1.5),
         name="perfect",
         hoverinfo="skip",
     )
-    figure.add_scatter(
+    drawn.add_scatter(
         x=said,
         y=happened,
         mode="lines+markers",
         name=f"measured (mean gap {gap:.1%}, n = {len(pairs):,})",
-        customdata=sizes,
-        marker=dict(size=8),
-        line=dict(color=COLOURS[0]),
+        customdata=[len(part) for part in parts],
+        marker_size=8,
+        line_color=COLOURS[0],
         error_y=dict(
-            type="data", array=above, arrayminus=below, color=COLOURS[0], thickness=1.2, width=4
+            array=[spread.high - q for spread, q in zip(spreads, happened)],
+            arrayminus=[q - spread.low for spread, q in zip(spreads, happened)],
+            thickness=1.2,
+            width=4,
         ),
         hovertemplate="said %{x:.1%}, happened %{y:.1%}, n = %{customdata}<extra></extra>",
     )
-    return _described(
-        figure,
-        f"Calibration: mean gap {gap:.1%} between said and happened, {len(pairs):,} cases in {bins}"
-        " bins",
-    )
+    alt = f"mean gap {gap:.1%} between said and happened, {len(pairs):,} cases in {bins} bins"
+    return _saying(drawn, f"Calibration: {alt}")
 
 
-def heat(tokens, values, title="", label="value", columns=84):
+def heat(tokens, values, title="", label="value"):
     """Tokens in reading order, each on a colour for its value: blue above and orange below zero.
     None leaves a token white.
     """
-    values = [number(v) for v in values]
+    values, columns = [number(v) for v in values], 84
     if len(tokens) != len(values):
         raise LabError(
             f"There are {len(tokens)} tokens but {len(values)} values. Give one value a token."
         )
     known = some([v for v in values if v is not None])
     top = max(map(abs, known)) or 1.0
-    low = -top if min(known) < 0 else 0.0
-    scale = [[0, ZERO], [1, ABOVE]] if not low else [[0, BELOW], [0.5, ZERO], [1, ABOVE]]
-    shapes, xs, ys, hovers, column, line = [], [], [], [], 0.0, 0
+    boxes, centres, hovers, column, line = [], [], [], 0.0, 0
     for token, value in zip(tokens, values):
         shown = visible(str(token))
         shown = shown if len(shown) <= 40 else shown[:39] + "…"
         size = width(shown) + 1.2
         if column and column + size > columns:
             column, line = 0.0, line + 1
-        strength = 0 if value is None else value / top
-        fill = faint(ABOVE if strength > 0 else BELOW, abs(strength))
-        shapes.append(
+        strength = (value or 0) / top
+        words = dict(text=text(shown).replace(" ", "\u00a0"), font=dict(family=MONO))
+        boxes.append(
             dict(
-                type="rect",
                 x0=column,
                 x1=column + size - 0.25,
                 y0=line,
                 y1=line + 0.8,
-                fillcolor=fill,
+                fillcolor=faint(ABOVE if strength > 0 else BELOW, abs(strength)),
                 line=dict(width=1, color=RULE),
-                label=dict(
-                    text=html.escape(shown).replace(" ", "\u00a0"),
-                    font=dict(family=MONO, size=13, color=INK),
-                ),
+                label=words,
             )
         )
-        xs.append(column + size / 2)
-        ys.append(line + 0.4)
+        centres.append((column + size / 2, line + 0.4))
         said = "none" if value is None else written(value, 3)
-        hovers.append(f"{html.escape(shown)}<br>{text(label)} {said}")
+        hovers.append(f"{text(shown)}<br>{text(label)} {said}")
         column += size
         if str(token).endswith("\n"):
             column, line = 0.0, line + 1
-    marker = dict(
-        color=[v or 0 for v in values],
-        cmin=low,
-        cmax=top,
-        colorscale=scale,
-        opacity=0,
-        size=18,
-        colorbar=dict(thickness=10, title=dict(text=text(label), side="right"), len=1, y=0.5),
-    )
+    rows = max(boxes[-1]["y0"] + 1, 4)
     hidden = dict(visible=False, fixedrange=True)
-    rows = int(max(ys)) + 1
-    figure = go.Figure(
-        layout=layout_of(
-            title,
-            30 * max(rows, 4) + (64 if title else 32),
-            width=800,
-            shapes=shapes,
-            showlegend=False,
-            margin=dict(l=16, r=16, t=48 if title else 16, b=16),
-            xaxis=dict(range=[0, columns], **hidden),
-            yaxis=dict(range=[max(rows, 4), 0], **hidden),
-        )
+    drawn = _blank(title, 30 * rows + (64 if title else 32), shapes=boxes, width=800)
+    drawn.update_layout(margin=dict(l=16, r=16, t=48 if title else 16, b=16), showlegend=False)
+    drawn.update_xaxes(range=[0, columns], **hidden).update_yaxes(range=[rows, 0], **hidden)
+    below = min(known) < 0
+    drawn.add_scatter(  # unseen points, for the words on hovering and for the bar of colours
+        x=[x for x, _ in centres],
+        y=[y for _, y in centres],
+        mode="markers",
+        marker=dict(
+            color=[v or 0 for v in values],
+            cmin=-top if below else 0,
+            cmax=top,
+            colorscale=[BELOW, PAPER, ABOVE] if below else [PAPER, ABOVE],
+            opacity=0,
+            size=18,
+            colorbar=dict(thickness=10, len=1, y=0.5, title=dict(text=text(label), side="right")),
+        ),
+        hovertext=hovers,
+        hoverinfo="text",
     )
-    figure.add_scatter(
-        x=xs, y=ys, mode="markers", marker=marker, hovertext=hovers, hoverinfo="text"
-    )
-    return _described(
-        figure,
-        f"{label} of {len(tokens)} tokens, from {written(min(known), 3)} to"
-        f" {written(max(known), 3)}",
-    )
+    low, high = written(min(known), 3), written(max(known), 3)
+    return _saying(drawn, f"{label} of {len(tokens)} tokens, from {low} to {high}")
 
 
-def _series(runs) -> dict:
-    """{name: list of metric dicts} from whatever `curves` accepts."""
-    if hasattr(runs, "metrics"):
-        return {runs.name: runs.metrics()}
-    if isinstance(runs, dict):
-        return {
-            name: one.metrics() if hasattr(one, "metrics") else list(one)
-            for name, one in runs.items()
-        }
-    runs = list(runs)
-    if all(isinstance(one, dict) for one in runs):
-        return {"run": runs}
-    return {run.name: run.metrics() for run in runs}
+def _blank(title, height, **layout):
+    """A figure without data; layout: see plotly's "magic underscores"."""
+    margin = dict(t=56 if title else 32)
+    base = dict(title=dict(text=text(title)), height=height, margin=margin)
+    return figure(dict(data=[], layout=base)).update_layout(**layout)
 
 
-def _described(figure, alt):
-    return figure.update_layout(meta=dict(alt=visible(alt)))
+def _saying(drawn, alt):
+    """The figure with its text alternative."""
+    return drawn.update_layout(meta=dict(alt=visible(alt)))

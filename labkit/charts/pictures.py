@@ -1,28 +1,14 @@
 """PNG twins of plotly figures, so that a committed notebook shows its charts on GitHub
-(LABKIT_STATIC_CHARTS=1).
- One Chromium, driven by kaleido in a thread of its own, draws all pictures of a process: the first
-takes a second or two, the others a fraction.
+(LABKIT_STATIC_CHARTS=1). kaleido draws them with the Chromium that BROWSER_PATH names, or that it
+finds. One browser draws all pictures of a process: 0.2 s each, where one for each takes 3 s.
 """
 
-import asyncio
-import atexit
 import base64
+import functools
 import os
-import shutil
-import threading
+import warnings
 
-from labkit import LabError
-
-WIDTH, SECONDS = 800, 60
-BROWSERS = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
-    "microsoft-edge",
-)
-_painter = None
+WIDTH = 800
 
 
 def wanted() -> bool:
@@ -30,92 +16,31 @@ def wanted() -> bool:
     return os.environ.get("LABKIT_STATIC_CHARTS", "") not in ("", "0")
 
 
-def browser() -> str:
-    """The path of a Chromium (BROWSER_PATH, else the first on the PATH). LabError says what to
-    install.
+def png(figure: dict) -> str | None:
+    """A figure ({"data", "layout"}) as a PNG in base64, 800 px wide unless it says otherwise. Where
+    it can't be drawn, a warning and None: a missing picture must not cost a training.
     """
-    path = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not path or not os.path.isfile(path):
-        found = f"BROWSER_PATH={path} is no file" if path else "none was found"
-        raise LabError(
-            f"LABKIT_STATIC_CHARTS=1 draws pictures with Chromium, but {found}. Install it (Debian:"
-            " apt-get install chromium fonts-noto-cjk), name it in BROWSER_PATH, or unset"
-            " LABKIT_STATIC_CHARTS."
-        )
-    return path
-
-
-def png(figure: dict) -> bytes:
-    """A figure ({"data", "layout"}) as PNG, 800 px wide unless it says otherwise."""
-    global _painter
-    if _painter is None:
-        _painter = _Painter(browser())
     layout = figure["layout"]
-    options = dict(
-        format="png",
-        width=layout.get("width") or WIDTH,
-        height=layout.get("height") or 400,
-        scale=1,
-    )
-    return _painter.call(lambda kaleido: kaleido.calc_fig(figure, options))
-
-
-def png_base64(figure: dict) -> str:
-    return base64.b64encode(png(figure)).decode()
-
-
-def stop():
-    """Close the browser (it also closes when Python ends)."""
-    global _painter
-    painter, _painter = _painter, None
-    if painter:
-        painter.close()
-
-
-class _Painter:
-    """A kaleido and the event loop it lives in. (kaleido's own sync server waits for ever when its
-    browser fails to start.)
-    """
-
-    def __init__(self, path):
-        try:
-            import kaleido
-        except ImportError as error:
-            raise LabError(
-                "LABKIT_STATIC_CHARTS=1 needs kaleido. Install it (pip install kaleido), or unset "
-                "LABKIT_STATIC_CHARTS."
-            ) from error
-
-        async def begin():
-            # mathjax=False: otherwise the page waits for a script from the web.
-            # --no-sandbox, which root needs, kaleido passes by itself.
-            painter = kaleido.Kaleido(path=path, mathjax=False, timeout=SECONDS)
-            await painter.open()
-            return painter
-
-        self.loop, self.kaleido = asyncio.new_event_loop(), None
-        self.thread = threading.Thread(
-            target=self.loop.run_forever, name="labkit-pictures", daemon=True
+    size = dict(width=layout.get("width") or WIDTH, height=layout.get("height") or 400)
+    try:
+        return base64.b64encode(_painter()(figure, dict(format="png", **size))).decode()
+    except Exception as error:  # kaleido and choreographer raise many types
+        warnings.warn(
+            f"There is no static picture of this chart ({error}). LABKIT_STATIC_CHARTS=1 needs"
+            " kaleido (pip install kaleido) and Chromium (Debian: apt-get install chromium"
+            " fonts-noto-cjk), which BROWSER_PATH may name.",
+            stacklevel=2,
         )
-        self.thread.start()
-        self.kaleido = self.call(lambda _: begin())
-        atexit.register(stop)
+        return None
 
-    def call(self, job):
-        """Run job(kaleido), a coroutine, in the browser's thread and wait for its result."""
-        future = asyncio.run_coroutine_threadsafe(job(self.kaleido), self.loop)
-        try:
-            return future.result(SECONDS)
-        except Exception as error:  # choreographer and kaleido raise unrelated types; the learner's way out is the same
-            future.cancel()
-            raise LabError(
-                f"Chromium could not draw a picture ({type(error).__name__}: {error}). Try it by"
-                f" hand ({browser()} --version), or unset LABKIT_STATIC_CHARTS."
-            ) from error
 
-    def close(self):
-        try:
-            self.call(lambda kaleido: kaleido.close())
-        finally:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self.thread.join(10)
+@functools.cache
+def _painter():
+    """kaleido's function that draws, after its browser was started."""
+    import kaleido
+
+    settings = dict(mathjax=False)  # otherwise the page waits for a script from the web
+    # A first browser by itself: when one doesn't start, this raises, and the server waits for ever.
+    kaleido.calc_fig_sync({"data": [], "layout": {}}, kopts=settings)
+    kaleido.start_sync_server(**settings)
+    return kaleido.calc_fig_sync

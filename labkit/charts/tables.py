@@ -6,15 +6,22 @@ reorder something are made visible.
 import html
 import math
 import unicodedata
+from dataclasses import dataclass
 
 from labkit import LabError
 
 
+@dataclass
 class Table:
-    """A list of dicts as an HTML table with a plain-text twin."""
+    """A table as HTML with a plain-text twin; see `table`."""
 
-    def __init__(self, headings, cells, right, title):
-        self.headings, self.cells, self.right, self.title = headings, cells, right, title
+    headings: list
+    cells: list
+    right: list
+    """Whether each column is aligned to the right: numbers are."""
+    title: str = ""
+    mathematics: bool = True
+    """Whether JupyterLab may set $…$ as a formula; in what a model says, it is text."""
 
     def __str__(self):
         """The table as Markdown."""
@@ -22,43 +29,41 @@ class Table:
             [cell.replace("\n", " ").replace("|", "\\|") for cell in row]
             for row in (self.headings, *self.cells)
         ]
-        widths = [max(3, *(width(row[i]) for row in rows)) for i in range(len(self.headings))]
+        widths = [max(3, *map(width, column)) for column in zip(*rows)]
+        rule = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, self.right)]
 
-        def pad(cell, i):
-            space = " " * (widths[i] - width(cell))
-            return space + cell if self.right[i] else cell + space
+        def line(row):
+            spaces = [" " * (w - width(cell)) for w, cell in zip(widths, row)]
+            padded = [
+                space + cell if right else cell + space
+                for space, cell, right in zip(spaces, row, self.right)
+            ]
+            return f"| {' | '.join(padded)} |"
 
-        rule = [("-" * (w - 1) + ":") if self.right[i] else "-" * w for i, w in enumerate(widths)]
-        lines = [
-            "| " + " | ".join(pad(cell, i) for i, cell in enumerate(row)) + " |"
-            for row in (rows[0], rule, *rows[1:])
-        ]
-        return "\n".join([self.title, ""] * bool(self.title) + lines)
+        return "\n".join(
+            [self.title, ""] * bool(self.title) + list(map(line, [rows[0], rule, *rows[1:]]))
+        )
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        style = [
-            (
-                "text-align:right;vertical-align:top;white-space:nowrap"
-                if right  # numbers stay whole, and a narrow column of words leaves room for one
-                else "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;min-width:6.5em"
-            )
-            for right in self.right
-        ]
-        head = "".join(
-            f'<th scope="col" style="{s}">{html.escape(h)}</th>'
-            for h, s in zip(self.headings, style)
+        # Numbers stay whole, and a narrow column of words leaves room for one.
+        words = (
+            "left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;min-width:6.5em"
         )
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f'<td dir="auto" style="{s}">{html.escape(c)}</td>' for c, s in zip(row, style)
-            )
-            + "</tr>"
-            for row in self.cells
-        )
+        figures = "right;vertical-align:top;white-space:nowrap"
+        styles = [f"text-align:{figures if right else words}" for right in self.right]
+
+        def row(cells, tag, attribute):
+            each = zip(cells, styles)
+            inner = [f'<{tag} {attribute} style="{s}">{html.escape(c)}</{tag}>' for c, s in each]
+            return f"<tr>{''.join(inner)}</tr>"
+
         caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
-        grid = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return {"text/html": f'<div style="overflow-x:auto">{grid}</div>', "text/plain": str(self)}
+        head = row(self.headings, "th", 'scope="col"')
+        body = "".join(row(cells, "td", 'dir="auto"') for cells in self.cells)
+        grid = f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
+        plain = "" if self.mathematics else 'class="tex2jax_ignore mathjax_ignore" '
+        page = f'<div {plain}style="overflow-x:auto">{grid}</div>'
+        return {"text/html": page, "text/plain": str(self)}
 
 
 def table(rows, columns=None, digits=3, title="") -> Table:
@@ -98,18 +103,14 @@ def some(data):
 
 def number(value):
     """A finite number, or None (a gap in a line)."""
-    if hasattr(value, "item"):
-        value = value.item()
-    return (
-        value
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        else None
-    )
+    value = value.item() if hasattr(value, "item") else value
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if real and math.isfinite(value) else None
 
 
 def written(value, digits) -> str:
-    if hasattr(value, "item"):
-        value = value.item()
+    """A value as a table shows it: 1,234, 0.512, 3.0e-05, yes, – for None."""
+    value = value.item() if hasattr(value, "item") else value
     if value is None:
         return "–"
     if isinstance(value, bool):
