@@ -1,5 +1,6 @@
 """Sampling: prompts in, responses out.
- The engine is labkit.rollout.decoder, or transformers' `generate` for models that it does not know.
+
+The engine is labkit.rollout.decoder, or transformers' `generate` for models that it does not know.
 Both sample from the model itself: no top-k, no top-p, no minimum length and no n-gram rule. Each of
 those would sample from another distribution than the one whose log-probabilities are taken, and
 show up as negative KL.
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from labkit import LabError
+from labkit import LabError, models
 from labkit.data import chat
 from labkit.rollout import decoder
 
@@ -48,6 +49,7 @@ class Rollout:
         (input_ids, attention_mask, response_mask)), without the columns that are padding in all of
         them. `columns` are those of tensors (B, T-1), such as log-probabilities.
         """
+        rows = rows.to(self.input_ids.device)
         for part in rows[self.attention_mask[rows].sum(1).argsort(stable=True)].split(size):
             real = self.attention_mask[part].any(0).nonzero()
             low, high = int(real[0]), int(real[-1]) + 1
@@ -72,47 +74,46 @@ def sample(
 
     value_head: a function of hidden states (b, d) → (b,), asked at every token on the way
     (models.Head). Raises LabError for no prompts, an empty prompt or one that is longer than
-    max_prompt_tokens.
+    max_prompt_tokens, and where memory runs out.
     """
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise LabError(
             "There is nothing to answer: a prompt is empty. Give every prompt at least one word."
         )
-    rows = [
-        (
-            chat.encode_prompt(tokenizer, prompt, max_prompt_tokens)
-            if framed
-            else chat.encode_text(tokenizer, prompt)
-        )
-        for prompt in prompts
-    ]
+    if framed:
+        rows = chat.check_lengths(tokenizer, prompts, max_prompt_tokens)
+    else:
+        rows = [chat.encode_text(tokenizer, prompt) for prompt in prompts]
     ids, attention_mask = chat.pad(rows, tokenizer.pad_token_id, side="left")
     ids, attention_mask = ids.to(model.device), attention_mask.to(model.device)
     engine = _decode if decoder.supports(model) else _generate
-    response, logprobs, values = engine(
-        model, tokenizer, ids, attention_mask, max_new_tokens, temperature, value_head
-    )
+    with models.enough_memory(
+        f"It was sampling {len(prompts)} answers of up to {max_new_tokens} tokens at once: lower"
+        " batch_size or max_response_tokens, or choose a smaller base."
+    ):
+        response, logprobs, values = engine(
+            model, tokenizer, ids, attention_mask, max_new_tokens, temperature, value_head
+        )
     is_eos = response == tokenizer.eos_token_id
-    response_mask = (is_eos.cumsum(1) - is_eos.long() == 0).long()  # up to and with the first EOS
+    mask = is_eos.cumsum(1) - is_eos.long() == 0  # up to and with the first EOS
 
     def beside(found):
-        """(B, response) → (B, T-1): a response's first token is predicted from the prompt's last
-        column.
+        """(B, response) → (B, T-1), 0 outside the response: its first token is predicted from the
+        prompt's last column.
         """
         if found is not None:
-            return torch.cat(
-                [found.new_zeros(len(ids), ids.shape[1] - 1), found * response_mask], 1
-            )
+            before = found.new_zeros(len(ids), ids.shape[1] - 1)
+            return torch.cat([before, found.where(mask, 0.0)], 1)
 
     return Rollout(
         prompts,
         [
-            chat.decode_response(tokenizer, row[mask.bool()])
-            for row, mask in zip(response, response_mask, strict=True)
+            chat.decode_response(tokenizer, row[kept])
+            for row, kept in zip(response.cpu(), mask.cpu(), strict=True)
         ],
-        torch.cat([ids, response.where(response_mask.bool(), tokenizer.pad_token_id)], 1),
-        torch.cat([attention_mask, response_mask], 1),
-        torch.cat([torch.zeros_like(attention_mask), response_mask], 1),
+        torch.cat([ids, response.where(mask, tokenizer.pad_token_id)], 1),
+        torch.cat([attention_mask, mask.long()], 1),
+        torch.cat([torch.zeros_like(attention_mask), mask.long()], 1),
         is_eos.any(1),
         beside(logprobs),
         beside(values),
@@ -150,11 +151,9 @@ def _generate(model, tokenizer, ids, attention_mask, n: int, temperature: float,
             " samples instead, several times slower.",
             file=sys.stderr,
         )
-    how = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if temperature
-        else {"do_sample": False}
-    )
+    how = {"do_sample": False}
+    if temperature:
+        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     config = GenerationConfig(
         max_new_tokens=n,
         min_length=0,
@@ -178,23 +177,21 @@ def answer(
     framed: bool = True,
 ) -> list[str]:
     """Responses as text, in the order of the prompts. Prompts of like length share a batch, which
-    saves padding.
+    saves padding; where memory runs out, fewer do.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        for i, text in zip(
-            part,
-            sample(
-                model,
-                tokenizer,
-                [prompts[i] for i in part],
-                max_new_tokens,
-                temperature,
-                framed=framed,
-            ).responses,
-            strict=True,
-        ):
+    while order:
+        part = order[:batch_size]
+        asked = [prompts[i] for i in part]
+        try:
+            said = sample(model, tokenizer, asked, max_new_tokens, temperature, framed=framed)
+        except models.OutOfMemory:
+            if len(part) == 1:
+                raise
+            batch_size = len(part) // 2
+            continue
+        for i, text in zip(part, said.responses, strict=True):
             answers[i] = text
+        order = order[len(part) :]
     return answers
