@@ -143,3 +143,14 @@ def test_a_corpus_that_is_too_small_is_refused(tmp_path, empty_runs):
     ):
         pretrain.train(small(path), run)
     assert runs.listing() == []
+
+
+@pytest.mark.parametrize("steps", [12, 2])  # two: the last step is the one that breaks the weights
+def test_a_rate_that_is_too_high_ends_with_its_cause(book, empty_runs, steps):
+    cfg = small(book, steps=steps, warmup=0, learning_rate=1e6, muon_learning_rate=1e6)
+    with (
+        pytest.raises(LabError, match=r"no longer a number \(step \d+\).*muon_learning_rate"),
+        runs.start("pretrain", cfg, "burst") as run,
+    ):
+        pretrain.train(cfg, run)
+    assert runs.listing() == []

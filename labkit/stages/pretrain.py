@@ -224,10 +224,11 @@ def train(cfg, run):
     settle_unseen(model, rows)
     models.save_base(model, tokenizer, run.path)
     final = validation_loss(model, validation, cfg.batch_size)
-    check_finite(cfg.steps, final, RATES)
+    perplexity = torch.tensor(final, dtype=torch.float64).exp().item()
+    check_finite(cfg.steps, perplexity, RATES)
     run.finish(
         validation_loss=final,
-        perplexity=math.exp(final),
+        perplexity=perplexity,
         tokens=tokens,
         seconds=time.time() - started,
         parameters=sum(p.numel() for p in model.parameters()),
