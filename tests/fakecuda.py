@@ -254,7 +254,8 @@ def move(model):
 @contextlib.contextmanager
 def installed(monkeypatch, bf16: bool = True):
     """A machine with one GPU inside the block; bf16: it has bf16 in hardware."""
-    from transformers import AutoModelForCausalLM
+    from accelerate.state import AcceleratorState, PartialState
+    from transformers import AutoModelForCausalLM, TrainingArguments
 
     from labkit import runs
 
@@ -264,9 +265,20 @@ def installed(monkeypatch, bf16: bool = True):
         model = load(path, dtype=dtype)
         return move(model) if is_cuda(device_map[""]) else model
 
+    def device_of(arguments):
+        found = arguments._setup_devices  # what `device` was; it sets up accelerate
+        return found if arguments.use_cpu else CUDA
+
+    run_backward = torch.autograd._engine_run_backward
+
+    def backward(*args, **kwargs):  # functions with a backward of their own make tensors in it
+        with _Mode():
+            return run_backward(*args, **kwargs)
+
     graphs.clear()
     cuda = {
         "is_bf16_supported": lambda including_emulation=True: bf16,
+        "get_device_name": lambda *_: "pretend",
         "mem_get_info": lambda *_: (8 << 30, 16 << 30),
         "Stream": Stream,
         "current_stream": lambda *_: Stream(),
@@ -281,8 +293,12 @@ def installed(monkeypatch, bf16: bool = True):
         with monkeypatch.context() as patch, _Mode():
             patch.setattr(runs, "device", lambda: torch.device("cuda"))
             patch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+            patch.setattr(torch.autograd, "_engine_run_backward", backward)
+            patch.setattr(PartialState, "default_device", property(lambda self: CUDA))
+            patch.setattr(TrainingArguments, "device", property(device_of))
             for name, value in cuda.items():
                 patch.setattr(torch.cuda, name, value)
             yield
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+        AcceleratorState._reset_state(reset_partial_state=True)

@@ -6,10 +6,11 @@ import fakecuda
 import pytest
 import torch
 
-from labkit import config, models, rollout, runs
+from labkit import config, data, models, rollout, runs
 from labkit.data import chat
 from labkit.maths.logprobs import predicts
 from labkit.rollout import decoder
+from labkit.stages import module
 
 CFG = config.Sft(lora_r=4, lora_alpha=8)
 PROMPTS = ["Gold?", "What is the capital of Japan?", "台灣最高的山是哪座？"]
@@ -134,3 +135,44 @@ def test_rewards_and_logits(gpu, reward_run):
     logits, hidden = models.logits_at(model, ids, mask, predicts(mask))
     assert is_cuda(scores, logits, hidden)
     assert torch.isfinite(scores).all() and torch.isfinite(logits).all()
+
+
+# PPO has its slot here: add {"ppo": {...}} with settings of two updates.
+STAGES = {
+    "sft": {"batch_size": 8},
+    "reward": {"policy": "devices-sft", "batch_size": 8},
+    "dpo": {"policy": "devices-sft", "batch_size": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Twenty demonstrations and twenty pairs of the learner's own."""
+    folder = tmp_path_factory.mktemp("data")
+    demos = [data.Demo(f"Is it {i}?", "yes") for i in range(20)]
+    pairs = [data.Pair(f"Is it {i}?", "yes", "I think so") for i in range(20)]
+    data.save_jsonl(demos, folder / "sft.jsonl")
+    for stage in ("reward", "dpo"):
+        data.save_jsonl(pairs, folder / f"{stage}.jsonl")
+    return folder
+
+
+def train(stage, files):
+    cfg = config.KINDS[stage](
+        base="tiny-base",
+        lora_r=4,
+        max_prompt_tokens=60,
+        max_response_tokens=12,
+        **STAGES[stage],
+        **({"data": str(files / f"{stage}.jsonl")} if stage != "ppo" else {}),
+    )
+    with runs.start(stage, cfg) as run:
+        module(stage).train(cfg, run)
+    return run
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_train(gpu, files, sft_run, reward_run, stage):
+    run = train(stage, files)
+    figures = [value for value in run.evaluation.values() if isinstance(value, float)]
+    assert run.metrics() and torch.isfinite(torch.tensor(figures)).all()
