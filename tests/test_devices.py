@@ -6,7 +6,7 @@ import fakecuda
 import pytest
 import torch
 
-from labkit import config, data, models, rollout, runs
+from labkit import config, data, evals, models, rollout, runs
 from labkit.data import chat
 from labkit.maths.logprobs import predicts
 from labkit.rollout import decoder
@@ -137,6 +137,23 @@ def test_rewards_and_logits(gpu, reward_run):
     assert torch.isfinite(scores).all() and torch.isfinite(logits).all()
 
 
+def measured(model, tokenizer, reward_run):
+    """Every measurement that runs the model, of a policy that also carries "reward"."""
+    model, head = models.load_adapter(model, reward_run, "reward"), models.load_head(reward_run)
+    pairs = [data.Pair("What is the capital of France?", "Paris.", "I think it is Paris.")] * 3
+    models.use(model, "policy")
+    found = [evals.perplexity(model, tokenizer, [data.Demo("Gold?", "metal")] * 3, 2)]
+    found += evals.scores(model, head, tokenizer, PROMPTS, ["a", "b", "c"], batch_size=2)
+    found.append(evals.agreement(model, head, tokenizer, pairs)["rater"])
+    return torch.tensor(found)
+
+
+def test_measurements(gpu, sft_run, reward_run):
+    model, tokenizer = models.load_base("tiny-base")
+    model = models.load_adapter(model, sft_run, "policy").eval()
+    assert torch.isfinite(measured(model, tokenizer, reward_run)).all()
+
+
 # PPO has its slot here: add {"ppo": {...}} with settings of two updates.
 STAGES = {
     "sft": {"batch_size": 8},
@@ -171,8 +188,42 @@ def train(stage, files):
     return run
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory'")
 @pytest.mark.parametrize("stage", STAGES)
 def test_train(gpu, files, sft_run, reward_run, stage):
     run = train(stage, files)
     figures = [value for value in run.evaluation.values() if isinstance(value, float)]
     assert run.metrics() and torch.isfinite(torch.tensor(figures)).all()
+
+
+# --- half precision, on the CPU ------------------------------------------------------------------
+
+
+@pytest.fixture(params=[torch.float16, torch.bfloat16], ids=str)
+def half(request, monkeypatch):
+    """Bases compute in half precision, as large ones do on a GPU. The tests' base stays small
+    enough for float16; the shipped one would not.
+    """
+    monkeypatch.setattr(models.base, "compute_dtype", lambda *_: request.param)
+    return request.param
+
+
+@torch.no_grad()
+def test_half_precision_samples_and_measures(half, sft_run, reward_run):
+    model, tokenizer = models.load_base("tiny-base")
+    assert model.dtype is half
+    model = models.load_adapter(model, sft_run, "policy").eval()
+    head = models.Head(64)
+    out = rollout.sample(model, tokenizer, PROMPTS, 6, value_head=head)
+    logits, _ = models.logits_at(
+        model, out.input_ids, out.attention_mask, predicts(out.response_mask)
+    )
+    for found in (out.logprobs, out.values, logits, measured(model, tokenizer, reward_run)):
+        assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_half_precision_trains(half, files, sft_run, reward_run, stage):
+    run = train(stage, files)
+    figures = [value for value in run.evaluation.values() if isinstance(value, float)]
+    assert torch.isfinite(torch.tensor(figures)).all()
