@@ -1,5 +1,5 @@
-"""Sizes: parameters and 4-bit layers of a model, the bytes of each part, and a clear word where they
-do not fit.
+"""Sizes: parameters and 4-bit layers of a model, the bytes of each part, and a clear word where
+memory runs out.
 """
 
 import contextlib

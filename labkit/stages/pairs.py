@@ -32,8 +32,8 @@ def load_preferences(cfg, model, tokenizer, policy) -> list:
 
 
 def pair_rows(tokenizer, pairs, cfg) -> list[dict]:
-    """{"prompt", "prompt_ids", "chosen_ids", "rejected_ids", "length"} per pair; a pair whose answers are the
-    same ids, as they may be after truncation, teaches nothing and is left out.
+    """{"prompt", "prompt_ids", "chosen_ids", "rejected_ids", "length"} per pair; a pair whose
+    answers are the same ids, as they may be after truncation, teaches nothing and is left out.
     """
     rows = []
     for pair in pairs:

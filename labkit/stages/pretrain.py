@@ -1,5 +1,5 @@
-"""Stage 1, pre-training: word chain (文字接龍). A small Llama reads text and learns to say which token
-comes next.
+"""Stage 1, pre-training: word chain (文字接龍). A small Llama reads text and learns to say which
+token comes next.
 
 Simplified against a big laboratory's: documents are packed end to end and attend across their
 borders; the data fit in memory; one machine. Not simplified: the tokenizer is trained on the same
