@@ -145,12 +145,14 @@ def test_a_corpus_that_is_too_small_is_refused(tmp_path, empty_runs):
     assert runs.listing() == []
 
 
-@pytest.mark.parametrize("steps", [12, 2])  # two: the last step is the one that breaks the weights
+@pytest.mark.parametrize("steps", [12, 1])
 def test_a_rate_that_is_too_high_ends_with_its_cause(book, empty_runs, steps):
+    """At the first step that shows it; the last one shows it in the held-out loss alone."""
     cfg = small(book, steps=steps, warmup=0, learning_rate=1e6, muon_learning_rate=1e6)
     with (
-        pytest.raises(LabError, match=r"no longer a number \(step \d+\).*muon_learning_rate"),
+        pytest.raises(LabError, match=r"no longer a number .*muon_learning_rate") as stopped,
         runs.start("pretrain", cfg, "burst") as run,
     ):
         pretrain.train(cfg, run)
+    assert "(step 12)" not in str(stopped.value)
     assert runs.listing() == []
