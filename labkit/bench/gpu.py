@@ -22,7 +22,13 @@ from labkit.maths.logprobs import position_ids, response_logprobs, shift_mask
 
 BASE = "HuggingFaceTB/SmolLM2-135M"
 LIMIT = 1e-4  # float32: a sampled token's log-probability against the model's own forward
-SIZES = {"batch_size": 128, "updates": 4, "max_prompt_tokens": 64, "max_response_tokens": 128}
+SIZES = {
+    "batch_size": 128,
+    "minibatch_size": 32,
+    "updates": 4,
+    "max_prompt_tokens": 64,
+    "max_response_tokens": 128,
+}
 
 
 def gpu(
@@ -65,7 +71,6 @@ def gpu(
     with tempfile.TemporaryDirectory(prefix="labkit-gpu-") as scratch:
         with patch.dict(os.environ, LABKIT_RUNS=f"{scratch}/runs"):
             cfg = config.change(config.small().ppo, base=report["base"], **sizes)
-            cfg = config.change(cfg, minibatch_size=min(32, cfg.batch_size))
             model, tokenizer, prompts = untrained(cfg)
             cfg = config.change(cfg, prompts=bench_ppo.write_prompts(prompts, Path(scratch)))
             tokens = cfg.max_response_tokens
