@@ -1,6 +1,6 @@
-"""Measurements that take minutes: each figure stands beside what bounds it on this machine, or beside
-a peer on it. No other room but the command line may import this one, and nothing that a learner
-needs may live here: of the wheel, only this file is part.
+"""Measurements that take minutes: each figure stands beside what bounds it on this machine, or
+beside a peer on it. No other room but the command line may import this one, and nothing that a
+learner needs may live here: of the wheel, only this file is part.
 """
 
 from labkit import LabError

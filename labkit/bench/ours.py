@@ -1,6 +1,5 @@
-"""Our side of `bench ppo`, in a process of its own: ppo.train as it ships.
-
-python -m labkit.bench.ours job.json        (bench/ppo.py writes the job and reads the report)
+"""Our side of `bench ppo`, in a process of its own (`python -m labkit.bench.ours job.json`):
+ppo.train as it ships. bench/ppo.py writes the job and reads the report.
 """
 
 import sys
