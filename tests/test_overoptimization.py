@@ -5,6 +5,7 @@ what bad input says.
 import itertools
 import json
 import math
+import types
 from statistics import fmean
 
 import pytest
@@ -216,9 +217,11 @@ def test_another_raters_labels_are_that_raters(tmp_path):
 def test_the_probe_counts_now_and_then(monkeypatch):
     monkeypatch.setattr(over, "over_refused", lambda model, tokenizer: {"over_refused": 0.5})
     monkeypatch.setattr(over, "EVERY", 4)
-    found = {update: over.over_refusal(None, None, update) for update in range(1, 9)}
-    assert {update for update, figures in found.items() if figures} == {1, 4, 8}
-    assert found[4] == {"over_refused": 0.5}
+    monkeypatch.setattr(over.evals, "probe", lambda players, answers, update: {"gold": 0.25})
+    players = types.SimpleNamespace(model=None, tokenizer=None)
+    found = {update: over.over_refusal(players, None, update) for update in range(1, 9)}
+    assert {update for update, figures in found.items() if "over_refused" in figures} == {1, 4, 8}
+    assert found[4] == {"gold": 0.25, "over_refused": 0.5} and found[5] == {"gold": 0.25}
 
 
 def test_the_command_prints_the_record(monkeypatch, capsys):

@@ -37,7 +37,7 @@ def main(path: str):
     run.path.mkdir()
     run.listeners.append(listen)
     runs.seed_everything(cfg.seed)
-    ppo.train(cfg, run)
+    ppo.train(cfg, run)  # without a probe: the peer counts no gold either
     watch.end(prompt=run.metrics()[-1]["prompt"], memory_by_part=run.evaluation["memory"])
 
 

@@ -145,9 +145,12 @@ def over_refused(model, tokenizer) -> dict:
     return {"over_refused": found["over_refused"]}
 
 
-def over_refusal(model, tokenizer, update: int) -> dict:
-    """A probe for ppo.train: over_refused every EVERY updates and after the first."""
-    return {} if update > 1 and update % EVERY else over_refused(model, tokenizer)
+def over_refusal(players, answers, update: int) -> dict:
+    """A probe for ppo.train: evals.probe, and over_refused every EVERY updates and after the first."""
+    found = evals.probe(players, answers, update)
+    if update == 1 or update % EVERY == 0:
+        found |= over_refused(players.model, players.tokenizer)
+    return found
 
 
 def at_end(run: runs.Run, seed: int) -> dict:

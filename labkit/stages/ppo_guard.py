@@ -44,11 +44,11 @@ class MicroBatch:
                 " same, it takes longer."
             )
 
-    def counted(self):
+    def counted(self, model):
         """Counts what autograd keeps inside the block, in the run's first minibatch:
         saved["activations"].
         """
-        return models.saved_bytes(self.saved) if self.counting else contextlib.nullcontext()
+        return models.saved_bytes(self.saved, model) if self.counting else contextlib.nullcontext()
 
 
 def warn(sentence: str):
