@@ -1,9 +1,11 @@
 """Hard to write, easy to judge: a character model of Tang quatrains, trained on the spot, and a
 taste learned from clicks.
- The lecture's user asks for a 七言絕句 (four lines of seven characters) and gets 五言 (five). The model
-here writes both forms, as it read them, and is never told which is which. Somebody clicks on the
-poem that pleases; a taste learns from the clicks; best-of-n obeys it.
- Simplified: nobody can ask this model for anything, it only writes on; and the taste is one linear
+
+The lecture's user asks for a 七言絕句 (four lines of seven characters) and gets 五言 (five). The
+model here writes both forms, as it read them, and is never told which is which. Somebody clicks on
+the poem that pleases; a taste learns from the clicks; best-of-n obeys it.
+
+Simplified: nobody can ask this model for anything, it only writes on; and the taste is one linear
 layer on the frozen model's hidden state, where notebook 06 trains an adapter as well. Not
 simplified: both losses, and that the taste knows nothing but the clicks.
 """
@@ -44,8 +46,8 @@ def load(source: str = "tang") -> list[str]:
 
 
 def form(poem: str) -> int | None:
-    """5 (五言) or 7 (七言): four lines of so many Chinese characters each. None: anything else. Marks
-    and line breaks end a line.
+    """5 (五言) or 7 (七言): four lines of so many Chinese characters each; None: anything else.
+    Marks and line breaks end a line.
     """
     lines = [line for line in re.split(r"[，。！？；、\s]+", poem) if line]
     for n in (5, 7):
