@@ -40,20 +40,16 @@ def test_truncated_at_the_first_eos(tokenizer):
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     a, b = tokenizer("Pa", add_special_tokens=False)["input_ids"]
     said = [[a, b, end, pad, pad], [a, end, b, end, a], [a, b, a, b, a], [end, a, a, a, a]]
-    out = rollout.sample(Parrot(said), tokenizer, ["Gold?"] * 3 + ["Gold is?"])
-    width = out.input_ids.shape[1] - 5
-    assert out.response_mask[:, width:].tolist() == [
-        [1, 1, 1, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 1],
-        [1, 0, 0, 0, 0],
-    ]
-    assert out.input_ids[:, width:].tolist() == [
-        [a, b, end, pad, pad],
-        [a, end, pad, pad, pad],
-        [a, b, a, b, a],
-        [end, pad, pad, pad, pad],
-    ]
+    prompts = ["Gold?"] * 3 + ["Gold is?"]
+    out = rollout.sample(Parrot(said), tokenizer, prompts)
+    kept = [[a, b, end], [a, end], [a, b, a, b, a], [end]]
+    for row, (prompt, response) in enumerate(zip(prompts, kept, strict=True)):
+        whole = chat.encode_prompt(tokenizer, prompt) + response
+        pads = [pad] * (out.input_ids.shape[1] - len(whole))
+        assert out.input_ids[row].tolist() == whole + pads
+        assert out.attention_mask[row].tolist() == [1] * len(whole) + [0] * len(pads)
+        where = [0] * (len(whole) - len(response)) + [1] * len(response) + [0] * len(pads)
+        assert out.response_mask[row].tolist() == where
     assert out.ended.tolist() == [True, True, False, True]
     assert out.lengths.tolist() == [3, 2, 5, 1]
     assert out.responses == ["Pa", "P", "PaPaP", ""]
@@ -61,20 +57,15 @@ def test_truncated_at_the_first_eos(tokenizer):
 
 def test_masks(policy):
     model, tokenizer = policy
-    out = rollout.sample(
-        model, tokenizer, PROMPTS * 40, max_new_tokens=12, temperature=50.0
-    )  # hot enough for EOS to come up
+    # Hot enough for EOS to come up.
+    out = rollout.sample(model, tokenizer, PROMPTS * 40, max_new_tokens=12, temperature=50.0)
     assert 0 < out.ended.sum() < len(PROMPTS * 40)
     for row, prompt in enumerate(PROMPTS * 40):
         ids = chat.encode_prompt(tokenizer, prompt)
-        start = out.input_ids.shape[1] - 12
         real, response = out.attention_mask[row].bool(), out.response_mask[row].bool()
-        assert (
-            out.input_ids[row][real & ~response].tolist() == ids
-        )  # the prompt, left-padded, nothing lost
-        assert (
-            not response[:start].any() and (real | ~response).all()
-        )  # every response token is a real one
+        assert out.input_ids[row][real & ~response].tolist() == ids  # nothing lost
+        assert (real | ~response).all()  # every response token is a real one
+        assert real[: len(ids)].all() and not response[: len(ids)].any()
         assert (out.input_ids[row][~real] == tokenizer.pad_token_id).all()
         assert chat.decode_response(tokenizer, out.input_ids[row][response]) == out.responses[row]
         last = out.input_ids[row][response][-1].item()
@@ -94,7 +85,7 @@ def test_logprobs_are_the_same_whatever_the_padding(policy):
         ).logits,
         out.input_ids,
     )
-    assert out.attention_mask[0, 0] == 0  # the short prompt is padded on the left
+    assert out.attention_mask[0, -1] == 0  # the short prompt leaves pads at the end
     for row in range(len(PROMPTS)):
         real = out.attention_mask[row].bool()
         alone = response_logprobs(
@@ -210,7 +201,9 @@ def test_what_comes_after_the_end_counts_for_nothing(policy, monkeypatch):
     logprobs = torch.tensor([[-1.0, -2.0, float("nan")], [-1.0, -2.0, -3.0]])
     monkeypatch.setattr(sampling, "_decode", lambda *_: (said, logprobs, logprobs))
     out = rollout.sample(model, tokenizer, ["Gold?", "Gold is?"])
-    assert out.logprobs[:, -3:].tolist() == [[-1, -2, 0], [-1, -2, -3]]
+    response = shift_mask(out.response_mask).bool()
+    assert out.logprobs[response].tolist() == [-1, -2, -1, -2, -3]
+    assert not out.logprobs[~response].any()
     assert torch.equal(out.values, out.logprobs)
 
 
