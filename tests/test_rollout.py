@@ -262,3 +262,34 @@ def test_a_policy_with_one_answer_gives_no_pairs(policy, monkeypatch):
     )
     with pytest.raises(LabError, match="says the same thing every time"):
         rollout.preference_pairs(*policy, config.Reward(), 5)
+
+
+def test_the_end_is_part_of_the_response(tokenizer):
+    """Rows begin at column 0: prompt, response with its first EOS, pads. One prompt is shorter."""
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    a, b = tokenizer("Pa", add_special_tokens=False)["input_ids"]
+    prompts = ["Gold?", "Gold is?", "Gold?"]
+    out = rollout.sample(Parrot([[a, b, end, a], [end, a, b, a], [a, b, a, b]]), tokenizer, prompts)
+    said = [[a, b, end], [end], [a, b, a, b]]
+    for row, (prompt, response) in enumerate(zip(prompts, said, strict=True)):
+        ids = chat.encode_prompt(tokenizer, prompt)
+        n, pads = len(ids), out.input_ids.shape[1] - len(ids) - len(response)
+        assert out.input_ids[row].tolist() == ids + response + [pad] * pads
+        assert out.attention_mask[row].tolist() == [1] * (n + len(response)) + [0] * pads
+        assert out.response_mask[row].tolist() == [0] * n + [1] * len(response) + [0] * pads
+    assert out.ended.tolist() == [True, True, False] and out.lengths.tolist() == [3, 1, 4]
+
+
+def test_generate_is_asked_for_the_model_itself(tokenizer):
+    """Where transformers' generate samples: no top-k (its own default is 50), no top-p, our heat."""
+    asked = {}
+
+    class Asked(Parrot):
+        def generate(self, ids, attention_mask, generation_config):
+            asked.update(generation_config.to_dict())
+            return super().generate(ids, attention_mask, generation_config)
+
+    word = tokenizer("P", add_special_tokens=False)["input_ids"]
+    rollout.sample(Asked([word]), tokenizer, ["Gold?"], 7, 0.5)
+    wanted = {"do_sample": True, "temperature": 0.5, "top_k": 0, "top_p": 1.0, "max_new_tokens": 7}
+    assert {key: asked[key] for key in wanted} == wanted
