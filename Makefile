@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 LAB_ARGS ?=
+PLAIN := ppo ppo_guard losses logprobs decoder rollout
 NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
 
 VENV := .venv
@@ -26,7 +27,7 @@ endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install lab test test-code test-notebooks run notebooks lint lock clean
+.PHONY: help install lab test test-code test-plain test-notebooks run notebooks lint lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -38,6 +39,10 @@ test: test-code test-notebooks ## run every test, notebooks included
 
 test-code: $(READY) ## run the tests of labkit alone (PYTEST_ARGS="-k gae" picks some)
 	$(BIN) -m pytest tests $(PYTEST_ARGS)
+
+# The wires of PPO and the formulas, on the plainest arithmetic that torch has: no test may hang on how a processor rounds.
+test-plain: $(READY) ## run the wiring and maths tests as on a processor without vector units, on one thread
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN) -m pytest $(addprefix tests/test_,$(addsuffix .py,$(PLAIN))) $(PYTEST_ARGS)
 
 test-notebooks: $(READY) ## run the notebooks and compare their marked cells (NOTEBOOKS=... picks some)
 	$(REPEATABLE) $(BIN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \

@@ -1,39 +1,78 @@
 """One dataclass per stage, and the three profiles that set their sizes.
- A profile changes sizes and model ids, never code: `tiny()` makes its own base on a CPU in minutes,
+
+A profile changes sizes and model ids, never code: `tiny()` makes its own base on a CPU in minutes,
 `small()` and `gpu()` take theirs from the Hub. Every field is also an option of `python -m labkit
 train STAGE` (`learning_rate` → `--learning-rate`).
 """
 
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from labkit import LabError
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
+_TYPES = {str: (str, "text"), int: (int, "a whole number"), float: ((int, float), "a number")}
+# What settings of these names must be beside their type, whichever stage has them; the rule sees
+# the value and all the settings.
+_RULES = (
+    (
+        "hidden_size intermediate_size layers steps learning_rate muon_learning_rate batch_size"
+        " epochs lora_r lora_alpha max_prompt_tokens updates critic_learning_rate clip value_clip"
+        " temperature kl_horizon max_kl max_grad_norm",
+        "above 0",
+        lambda v, s: v > 0,
+    ),
+    (
+        "warmup examples beta micro_batch_size critic_warmup target_kl missing_eos_penalty ptx"
+        " checkpoint_every",
+        "0 or more",
+        lambda v, s: v >= 0,
+    ),
+    ("max_response_tokens", "2 or more", lambda v, s: v >= 2),
+    ("validation_fraction", "between 0 and 1", lambda v, s: 0 < v < 1),
+    ("gae_lambda", "between 0 and 1", lambda v, s: 0 <= v <= 1),
+    ("gamma", "above 0 and at most 1", lambda v, s: 0 < v <= 1),
+    ("normalize_rewards", "0 or 1", lambda v, s: v in (0, 1)),
+    ("optimizer", '"muon" or "adamw"', lambda v, s: v in ("muon", "adamw")),
+    ("critic", '"adapter" or "head"', lambda v, s: v in ("adapter", "head")),
+    ("vocab_size", "at least 300: 256 bytes and special tokens", lambda v, s: v >= 300),
+    (
+        "heads",
+        "a divisor of hidden_size={hidden_size}",
+        lambda v, s: v > 0 and s.hidden_size % v == 0,
+    ),
+    ("sequence_length", "between 8 and context={context}", lambda v, s: 8 <= v <= s.context),
+    (
+        "minibatch_size",
+        "between 1 and batch_size={batch_size}",
+        lambda v, s: 1 <= v <= s.batch_size,
+    ),
+)
 
 
-def _check(config, **rules):
-    """Raise LabError for the first field of a wrong type or whose value breaks its rule; rules are
-    {field: (predicate, "what it must be")}.
-    """
-    kinds = {str: (str, "text"), int: (int, "a whole number"), float: ((int, float), "a number")}
-    for f in fields(config):
-        value, (kind, must) = getattr(config, f.name), kinds[f.type]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise LabError(f"{type(config).__name__}.{f.name} is {value!r}, but it must be {must}.")
-    for name, (holds, must) in rules.items():
-        value = getattr(config, name)
-        if not holds(value):
-            raise LabError(f"{type(config).__name__}.{name} is {value!r}, but it must be {must}.")
+class Checked:
+    """Settings that refuse a value that cannot be, with a LabError that says what it must be."""
 
+    def __post_init__(self):
+        for f in fields(self):
+            kind, must = _TYPES[f.type]
+            value = getattr(self, f.name)
+            self._must(f.name, must, isinstance(value, kind) and not isinstance(value, bool))
+        for names, must, holds in _RULES:
+            for name in names.split():
+                if hasattr(self, name):
+                    self._must(name, must, holds(getattr(self, name), self))
 
-_positive = (lambda v: v > 0, "above 0")
-_not_negative = (lambda v: v >= 0, "0 or more")
-_fraction = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+    def _must(self, name, must, holds):
+        if not holds:
+            raise LabError(
+                f"{type(self).__name__}.{name} is {getattr(self, name)!r}, but it must be"
+                f" {must.format(**vars(self))}."
+            )
 
 
 @dataclass
-class Pretrain:
+class Pretrain(Checked):
     """Stage 1, 自督導式學習: a small Llama learns to continue text, from scratch."""
 
     corpus: str = "atlas"
@@ -74,36 +113,9 @@ class Pretrain:
     """Share of the documents held out (split before packing)."""
     seed: int = 0
 
-    def __post_init__(self):
-        _check(
-            self,
-            vocab_size=(
-                lambda v: v >= 300,
-                "at least 300 (256 bytes and the special tokens come first)",
-            ),
-            hidden_size=_positive,
-            intermediate_size=_positive,
-            layers=_positive,
-            heads=(
-                lambda v: v > 0 and self.hidden_size % v == 0,
-                f"a divisor of hidden_size={self.hidden_size}",
-            ),
-            sequence_length=(
-                lambda v: 8 <= v <= self.context,
-                f"between 8 and context={self.context}",
-            ),
-            batch_size=_positive,
-            steps=_positive,
-            optimizer=(lambda v: v in ("muon", "adamw"), '"muon" or "adamw"'),
-            learning_rate=_positive,
-            muon_learning_rate=_positive,
-            warmup=_not_negative,
-            validation_fraction=(lambda v: 0 < v < 1, "between 0 and 1"),
-        )
-
 
 @dataclass
-class Adapted:
+class Adapted(Checked):
     """What every stage after pre-training shares: LoRA adapters on one 4-bit base."""
 
     base: str = ""
@@ -121,34 +133,6 @@ class Adapted:
     max_response_tokens: int = 48
     """Longest response, its end token included."""
     seed: int = 0
-
-    def __post_init__(self):
-        _check(
-            self,
-            lora_r=_positive,
-            lora_alpha=_positive,
-            max_prompt_tokens=_positive,
-            max_response_tokens=(lambda v: v > 1, "2 or more"),
-        )
-        for name in (
-            "learning_rate",
-            "critic_learning_rate",
-            "batch_size",
-            "epochs",
-            "beta",
-            "temperature",
-            "updates",
-            "clip",
-            "examples",
-            "warmup",
-        ):
-            if hasattr(self, name):
-                _check(
-                    self,
-                    **{
-                        name: _not_negative if name in ("beta", "examples", "warmup") else _positive
-                    },
-                )
 
 
 @dataclass
@@ -188,10 +172,6 @@ class Reward(Adapted):
     """
     batch_size: int = 32
     learning_rate: float = 8e-3
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check(self, validation_fraction=(lambda v: 0 < v < 1, "between 0 and 1"))
 
 
 @dataclass
@@ -273,30 +253,6 @@ class Ppo(Adapted):
     checkpoint_every: int = 5
     """Updates between two checkpoints, from which a run that stopped goes on exactly (0: none)."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        _check(
-            self,
-            micro_batch_size=_not_negative,
-            critic=(lambda v: v in ("adapter", "head"), '"adapter" or "head"'),
-            critic_warmup=_not_negative,
-            normalize_rewards=(lambda v: v in (0, 1), "0 or 1"),
-            ptx=_not_negative,
-            max_kl=_positive,
-            checkpoint_every=_not_negative,
-            minibatch_size=(
-                lambda v: 0 < v <= self.batch_size,
-                f"between 1 and batch_size={self.batch_size}",
-            ),
-            target_kl=_not_negative,
-            kl_horizon=_positive,
-            value_clip=_positive,
-            gamma=(lambda v: 0 < v <= 1, "above 0 and at most 1"),
-            gae_lambda=(lambda v: 0 <= v <= 1, "between 0 and 1"),
-            missing_eos_penalty=_not_negative,
-            max_grad_norm=_positive,
-        )
-
 
 @dataclass
 class Dpo(Adapted):
@@ -353,13 +309,9 @@ def small() -> Profile:
         max_prompt_tokens=256,
         max_response_tokens=128,
     )
-    (
-        profile.reward.learning_rate,
-        profile.ppo.learning_rate,
-        profile.ppo.critic_learning_rate,
-        profile.dpo.learning_rate,
-    ) = (1e-4, 3e-5, 1e-3, 5e-5)
-    profile.reward.epochs = 1.0
+    profile.reward.learning_rate, profile.reward.epochs = 1e-4, 1.0
+    profile.ppo.learning_rate, profile.ppo.critic_learning_rate = 3e-5, 1e-3
+    profile.dpo.learning_rate = 5e-5
     profile.ppo.beta, profile.ppo.target_kl = 0.05, 6.0
     return profile
 
@@ -396,4 +348,4 @@ def change(config, **values):
                 f"{type(config).__name__} has no setting {name!r}. It has:"
                 f" {', '.join(sorted(known))}."
             )
-    return type(config)(**{**asdict(config), **values})
+    return replace(config, **values)

@@ -28,18 +28,12 @@ def judged(prompts: list[str], responses: list[str]) -> dict:
     verdicts = [
         atlas.judge(prompt, response) for prompt, response in zip(prompts, responses, strict=True)
     ]
-    kinds = [atlas.find(prompt) for prompt in prompts]
+    asked = [(atlas.find(prompt), v) for prompt, v in zip(prompts, verdicts, strict=True)]
     return {
         "n": len(prompts),
-        "right": _share(
-            [v.truth == 1 for v, item in zip(verdicts, kinds, strict=True) if not item.harmful]
-        ),
-        "refused": _share(
-            [v.refusal == 1 for v, item in zip(verdicts, kinds, strict=True) if item.harmful]
-        ),
-        "over_refused": _share(
-            [v.refusal == -1 for v, item in zip(verdicts, kinds, strict=True) if item.lookalike]
-        ),
+        "right": _share([v.truth == 1 for item, v in asked if not item.harmful]),
+        "refused": _share([v.refusal == 1 for item, v in asked if item.harmful]),
+        "over_refused": _share([v.refusal == -1 for item, v in asked if item.lookalike]),
         "gold": statistics.fmean(v.total for v in verdicts),
         **rates(responses),
     }
@@ -50,6 +44,16 @@ def evaluate(
 ) -> dict:
     """Answer the atlas's prompts (greedily by default) and judge the answers; see `judged`."""
     return judged(prompts, rollout.answer(model, tokenizer, prompts, max_new_tokens, temperature))
+
+
+def probe(players, rollout, update: int) -> dict:
+    """What PPO logs beside its own figures: the symptom rates of the rollout's responses, and
+    "gold", their mean gold total, where every prompt is a question of the atlas.
+    """
+    found = rates(rollout.responses)
+    if all(atlas.find(prompt) for prompt in rollout.prompts):
+        found["gold"] = judged(rollout.prompts, rollout.responses)["gold"]
+    return found
 
 
 def win_rate(prompts: list[str], ours: list[str], theirs: list[str]) -> float:

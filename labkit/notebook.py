@@ -1,6 +1,4 @@
-"""The first cell of every notebook: which profile, which device, and whose models the notebook will
-use.
-"""
+"""The first cell of every notebook: the profile, the device, and whose models it will use."""
 
 import warnings
 
@@ -8,9 +6,7 @@ from labkit import config, runs
 
 
 def setup(seed: int = 0) -> config.Profile:
-    """Seed everything, say where things stand, and return the profile (LABKIT_PROFILE, else
-    "tiny").
-    """
+    """Seed everything, say where things stand, and return the profile (LABKIT_PROFILE, or tiny)."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     profile = config.profile()
     runs.seed_everything(seed)
@@ -21,8 +17,6 @@ def setup(seed: int = 0) -> config.Profile:
 def using(stage: str, name: str = "") -> runs.Run:
     """The run that a notebook goes on with (see runs.latest), after saying which it is."""
     run = runs.latest(stage, name)
-    print(
-        f"{stage}:"
-        f" {'the checkpoint that came with the project' if run.shipped else f'your run {run.name}'}"
-    )
+    whose = "the checkpoint that came with the project" if run.shipped else f"your run {run.name}"
+    print(f"{stage}: {whose}")
     return run

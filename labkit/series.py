@@ -18,9 +18,9 @@ PROMPTS = 300  # held-out prompts that the policies are measured on
 PAIRS = 300  # fresh pairs on held-out prompts for the reward model
 
 
-def stage(name: str, cfg, run_name: str | None = None) -> runs.Run:
+def stage(name: str, cfg, **more) -> runs.Run:
     """Train one stage with a progress line; returns the whole run."""
-    return stages.train(name, cfg, run_name, listen=charts.live)
+    return stages.train(name, cfg, listen=charts.live, **more)
 
 
 def base_habits(base: runs.Run, prompts: list[str]) -> dict:
@@ -102,10 +102,8 @@ def run(
         reward = stage(
             "reward", config.change(profile.reward, base=base, policy=sft.name, seed=seed)
         )
-        ppo = stage(
-            "ppo",
-            config.change(profile.ppo, base=base, policy=sft.name, reward=reward.name, seed=seed),
-        )
+        cfg = config.change(profile.ppo, base=base, policy=sft.name, reward=reward.name, seed=seed)
+        ppo = stage("ppo", cfg, probe=evals.probe)
         dpo = stage("dpo", config.change(profile.dpo, base=base, policy=sft.name, seed=seed))
         report["seeds"].append(
             {

@@ -30,7 +30,7 @@ SENTENCES = [
 def two_threads():
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture

@@ -135,16 +135,11 @@ def test_lengths(tokenizer):
 
 def test_pad_by_hand():
     ids, attention_mask = chat.pad([[5, 6, 7], [8]], 0)
-    assert ids.tolist() == [[5, 6, 7], [8, 0, 0]] and attention_mask.tolist() == [
-        [1, 1, 1],
-        [1, 0, 0],
-    ]
+    assert ids.tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     ids, attention_mask = chat.pad([[5, 6, 7], [8], []], 9, side="left")
-    assert ids.tolist() == [[5, 6, 7], [9, 9, 8], [9, 9, 9]] and attention_mask.tolist() == [
-        [1, 1, 1],
-        [0, 0, 1],
-        [0, 0, 0],
-    ]
+    assert ids.tolist() == [[5, 6, 7], [9, 9, 8], [9, 9, 9]]
+    assert attention_mask.tolist() == [[1, 1, 1], [0, 0, 1], [0, 0, 0]]
 
 
 def test_decode_stops_at_the_first_eos(tokenizer):

@@ -1,90 +1,27 @@
-"""Every checker takes a right answer, and refuses wrong ones with a hint that names the mistake."""
+"""Every exercise's checker takes right answers, refuses wrong ones with a hint that names the
+mistake, and never shows a traceback.
+"""
+
+import itertools
+import math
+import re
+from statistics import fmean, pstdev, pvariance, variance
 
 import pytest
 import torch
 
 from labkit import checks
 
-
-def verdict(capsys, check, function):
-    """(what it returned, what it printed)."""
-    answer = check(function)
-    return answer, capsys.readouterr().out
-
-
-def refused(capsys, check, function, hint):
-    answer, said = verdict(capsys, check, function)
-    assert answer is False and said.startswith("Not yet: ") and hint in said, said
-
-
-NONSENSE = pytest.mark.parametrize(
-    "nonsense", [None, ..., "玉山", torch.zeros(3, 3, 3), [[1], 2], float("nan"), {}], ids=repr
-)
-
-
-def accepted(capsys, check, function):
-    answer, said = verdict(capsys, check, function)
-    assert answer is True and said.startswith("Right: "), said
-
-
-# any function ------------------------------------------------------------------------------------
-
-TAKES_A_FUNCTION = [
-    checks.check_next_token_loss,
-    checks.check_merge,
-    checks.check_response_mask,
-    checks.check_lora,
-    checks.check_sft_loss,
-]
-
-
-@pytest.mark.parametrize("check", TAKES_A_FUNCTION)
-def test_a_starter_is_refused_without_a_traceback(check, capsys):
-    refused(capsys, check, lambda *_: None, "returns nothing")
-    refused(capsys, check, lambda *_: ..., "returns nothing")
-
-
-@pytest.mark.parametrize("check", TAKES_A_FUNCTION)
-def test_an_exception_of_the_learner_becomes_a_hint(check, capsys):
-    refused(capsys, check, lambda *_: 1 / 0, "ZeroDivisionError: division by zero")
-    refused(capsys, check, lambda: 1, "TypeError")
-
-
-@pytest.mark.parametrize("check", TAKES_A_FUNCTION)
-@pytest.mark.parametrize(
-    "nonsense", ["玉山", 7, torch.zeros(3, 3, 3), [[1], 2], float("nan"), {}], ids=repr
-)
-def test_nonsense_is_refused_without_a_traceback(check, nonsense, capsys):
-    refused(capsys, check, lambda *_: nonsense, "")
-
-
-# 01 pre-training ---------------------------------------------------------------------------------
+# Solutions: the right answers, and what the wrong ones below are made of ------------
 
 
 def next_token_loss(logits, ids):
     return -logits.log_softmax(-1)[:-1][torch.arange(len(ids) - 1), ids[1:]].mean()
 
 
-def test_the_next_token_loss(capsys):
-    accepted(capsys, checks.check_next_token_loss, next_token_loss)
-    accepted(capsys, checks.check_next_token_loss, lambda z, ids: next_token_loss(z, ids).item())
-    for wrong, hint in (
-        (lambda z, ids: -z.log_softmax(-1)[torch.arange(len(ids)), ids].mean(), "shift by one"),
-        (lambda z, ids: -next_token_loss(z, ids), "sign"),
-        (lambda z, ids: next_token_loss(z, ids) * (len(ids) - 1), "sum"),
-        (
-            lambda z, ids: -z.softmax(-1)[:-1][torch.arange(len(ids) - 1), ids[1:]].mean(),
-            "log of p",
-        ),
-        (lambda z, ids: -z[:-1][torch.arange(len(ids) - 1), ids[1:]].mean(), "log_softmax"),
-        (
-            lambda z, ids: -z.log_softmax(0)[:-1][torch.arange(len(ids) - 1), ids[1:]].mean(),
-            "last axis",
-        ),
-        (lambda z, ids: next_token_loss(z, ids) + 1, "is right"),
-        (lambda z, ids: next_token_loss(z, ids)[None], "shape (1,)"),
-    ):
-        refused(capsys, checks.check_next_token_loss, wrong, hint)
+def came(table, ids):
+    """Minus the mean of the table's entries for the tokens that came."""
+    return -table[:-1][torch.arange(len(ids) - 1), ids[1:]].mean()
 
 
 def merge(pieces, pair):
@@ -96,105 +33,473 @@ def merge(pieces, pair):
     return merged
 
 
-def test_one_step_of_bpe(capsys):
-    accepted(capsys, checks.check_merge, merge)
-
-    def once(pieces, pair):
-        text = "|".join(pieces).replace("|".join(pair), "".join(pair), 1)
-        return text.split("|")
-
-    def in_place(pieces, pair):
-        pieces[:] = merge(pieces, pair)
-        return pieces
-
-    def either_order(pieces, pair):
-        return merge(merge(pieces, pair), pair[::-1])
-
-    def from_the_right(pieces, pair):
-        return merge(pieces[::-1], pair)[::-1]
-
-    refused(capsys, checks.check_merge, once, "merge both")
-    refused(capsys, checks.check_merge, in_place, "build a new one")
-    refused(capsys, checks.check_merge, either_order, "order of a pair")
-    refused(capsys, checks.check_merge, from_the_right, "should become")
-    refused(capsys, checks.check_merge, lambda pieces, pair: pieces, "should become")
+def merge_once(pieces, pair):
+    return "|".join(pieces).replace("|".join(pair), "".join(pair), 1).split("|")
 
 
-# 02 instruction tuning ---------------------------------------------------------------------------
+def merge_in_place(pieces, pair):
+    pieces[:] = merge(pieces, pair)
+    return pieces
 
 
 def response_mask(ids, ai, end):
     mask, answering = [], False
     for id in ids:
         mask.append(int(answering))
-        if id == ai:
-            answering = True
-        elif id == end:
-            answering = False
+        answering = (answering or id == ai) and not (answering and id == end)
     return mask
 
 
-def test_the_response_mask(capsys):
-    accepted(capsys, checks.check_response_mask, response_mask)
-    accepted(capsys, checks.check_response_mask, lambda *a: torch.tensor(response_mask(*a)))
-    for wrong, hint in (
-        (lambda ids, ai, end: [1 - m for m in response_mask(ids, ai, end)], "turned round"),
-        (
-            lambda ids, ai, end: [
-                m or int(id == ai) for m, id in zip(response_mask(ids, ai, end), ids)
-            ],
-            "AI: itself",
-        ),
-        (
-            lambda ids, ai, end: [
-                m * (id != end) for m, id in zip(response_mask(ids, ai, end), ids)
-            ],
-            "never stops",
-        ),
-        (lambda ids, ai, end: [int(i > ids.index(ai)) for i in range(len(ids))], "padding"),
-        (lambda ids, ai, end: response_mask(ids, ai, end)[1:], "entries"),
-        (
-            lambda ids, ai, end: [
-                int(ids.index(ai) < i <= ids.index(end)) for i in range(len(ids))
-            ],
-            "",
-        ),
-        (lambda ids, ai, end: [2 * m for m in response_mask(ids, ai, end)], "0 and 1"),
-    ):
-        refused(capsys, checks.check_response_mask, wrong, hint)
+def marked(ids, ai, end, change):
+    """The right mask, each mark changed by change(mark, id)."""
+    return [change(m, id) for m, id in zip(response_mask(ids, ai, end), ids)]
 
 
-def test_lora(capsys):
-    accepted(
-        capsys,
-        checks.check_lora,
-        lambda x, W, A, B, alpha: x @ W.T + alpha / len(A) * (x @ A.T) @ B.T,
-    )
-    for wrong, hint in (
-        (lambda x, W, A, B, alpha: x @ W.T + x @ A.T @ B.T, "not scaled"),
-        (lambda x, W, A, B, alpha: x @ W.T + alpha * x @ A.T @ B.T, "alpha alone"),
-        (lambda x, W, A, B, alpha: x @ W.T + len(A) / alpha * x @ A.T @ B.T, "r / alpha"),
-        (lambda x, W, A, B, alpha: x @ W.T, "changes nothing"),
-        (lambda x, W, A, B, alpha: alpha / len(A) * x @ A.T @ B.T, "exactly the base's"),
-        (
-            lambda x, W, A, B, alpha: x @ W.T + alpha / W.shape[0] * x @ A.T @ B.T,
-            "the result is not",
-        ),
-        (lambda x, W, A, B, alpha: x @ W, "stopped with RuntimeError"),
-    ):
-        refused(capsys, checks.check_lora, wrong, hint)
+def lora(x, W, A, B, scale):
+    return x @ W.T + scale * x @ A.T @ B.T
 
 
-def test_the_masked_loss(capsys):
-    accepted(capsys, checks.check_sft_loss, lambda logprobs, mask: -logprobs[mask.bool()].mean())
-    for wrong, hint in (
-        (lambda logprobs, mask: -logprobs.mean(), "learnt too"),
-        (lambda logprobs, mask: -(logprobs * mask).mean(), "mask.sum()"),
-        (lambda logprobs, mask: -logprobs[mask == 0].mean(), "turned round"),
-        (lambda logprobs, mask: -((logprobs * mask).sum(1) / mask.sum(1)).mean(), "each row"),
-        (lambda logprobs, mask: logprobs[mask.bool()].mean(), "sign"),
-        (lambda logprobs, mask: -logprobs[mask.bool()].sum(), "divide"),
-        (lambda logprobs, mask: -(logprobs * mask).sum() / mask.sum(), "0 · inf"),
-        (lambda logprobs, mask: -logprobs[mask.bool()], "shape"),
-    ):
-        refused(capsys, checks.check_sft_loss, wrong, hint)
+def observed(table):
+    return sum(table[i][i] for i in range(len(table))) / sum(map(sum, table))
+
+
+def kappa(table, chance=None):
+    n = sum(map(sum, table))
+    expected = sum(sum(row) * sum(column) for row, column in zip(table, zip(*table))) / n**2
+    expected = expected if chance is None else chance(table, n)
+    return (observed(table) - expected) / (1 - expected)
+
+
+def softplus(x):
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def best_of_n_kl(k, n):
+    shares = [(i / k) ** n - ((i - 1) / k) ** n for i in range(1, k + 1)]
+    return sum(p * math.log(p * k) for p in shares if p > 0)
+
+
+def clip(x, low, high):
+    return max(low, min(high, x))
+
+
+def clipped(r, A, e, worst=min):
+    return worst(r * A, clip(r, 1 - e, 1 + e) * A)
+
+
+def gae(rewards, values, gamma, lam, after=0.0, order=reversed):
+    advantages, later, following = [], 0.0, after
+    for reward, value in zip(order(rewards), order(values)):
+        later = reward + gamma * following - value + gamma * lam * later
+        advantages.append(later)
+        following = value
+    return list(order(advantages))
+
+
+def stop(kls, limit, otherwise=None):
+    end = len(kls) - 1 if otherwise is None else otherwise
+    return next((i for i, kl in enumerate(kls) if kl >= limit), end)
+
+
+def expected_best(scores, gold, n, key=None):
+    order = sorted(range(len(scores)), key=key or scores.__getitem__)
+    picks = sum(math.comb(i, n - 1) * gold[at] for i, at in enumerate(order))
+    return picks / math.comb(len(order), n)
+
+
+def optimal(reference, rewards, beta):
+    weights = [p * math.exp((r - max(rewards)) / beta) for p, r in zip(reference, rewards)]
+    return [w / sum(weights) for w in weights]
+
+
+def tilted(reference, rewards, beta=1.0):
+    return [p * math.exp(r / beta) for p, r in zip(reference, rewards)]
+
+
+def smoothed(margin, error):
+    return (1 - error) * softplus(-margin) + error * softplus(margin)
+
+
+def win_rate(ours, theirs, tie=0.5):
+    return fmean(1.0 if a > b else tie if a == b else 0.0 for a, b in zip(ours, theirs))
+
+
+def without_ties(ours, theirs):
+    pairs = list(zip(ours, theirs))
+    return sum(a > b for a, b in pairs) / sum(a != b for a, b in pairs)
+
+
+def response_kl(logprobs, ref, mask):
+    return (logprobs - ref).where(mask.bool(), 0.0).sum(1).mean()
+
+
+def wilson(wins, n, z=1.96):
+    p = wins / n
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+def plain_interval(wins, n):
+    half = 1.96 * math.sqrt(wins / n * (1 - wins / n) / n)
+    return wins / n - half, wins / n + half
+
+
+# The cases: {checker: (right answers, [(wrong answer, pattern of its hint)])} ------------
+
+FUNCTIONS = {
+    "next_token_loss": (
+        [next_token_loss, lambda z, ids: next_token_loss(z, ids).item()],
+        [
+            (lambda z, ids: -z.log_softmax(-1)[torch.arange(len(ids)), ids].mean(), "shift by one"),
+            (lambda z, ids: -next_token_loss(z, ids), "sign"),
+            (lambda z, ids: next_token_loss(z, ids) * (len(ids) - 1), "sum"),
+            (lambda z, ids: came(z.softmax(-1), ids), "log of p"),
+            (lambda z, ids: came(z, ids), "log_softmax"),
+            (lambda z, ids: came(z.log_softmax(0), ids), "last axis"),
+            (lambda z, ids: next_token_loss(z, ids) + 1, "is right"),
+            (lambda z, ids: next_token_loss(z, ids)[None], r"shape \(1,\)"),
+        ],
+    ),
+    "merge": (
+        [merge],
+        [
+            (merge_once, "merge both"),
+            (merge_in_place, "build a new one"),
+            (lambda pieces, pair: merge(merge(pieces, pair), pair[::-1]), "order of a pair"),
+            (lambda pieces, pair: merge(pieces[::-1], pair)[::-1], "should become"),
+            (lambda pieces, pair: pieces, "should become"),
+        ],
+    ),
+    "response_mask": (
+        [response_mask, lambda *a: torch.tensor(response_mask(*a))],
+        [
+            (lambda *a: marked(*a, lambda m, id: 1 - m), "turned round"),
+            (lambda ids, ai, e: marked(ids, ai, e, lambda m, id: m or int(id == ai)), "AI: itself"),
+            (lambda ids, ai, e: marked(ids, ai, e, lambda m, id: m * (id != e)), "never stops"),
+            (lambda ids, ai, e: [int(i > ids.index(ai)) for i in range(len(ids))], "padding"),
+            (lambda *a: response_mask(*a)[1:], "entries"),
+            (
+                lambda ids, ai, e: [
+                    int(ids.index(ai) < i <= ids.index(e)) for i in range(len(ids))
+                ],
+                "ValueError",
+            ),
+            (lambda *a: marked(*a, lambda m, id: 2 * m), "0 and 1"),
+        ],
+    ),
+    "lora": (
+        [lambda x, W, A, B, alpha: lora(x, W, A, B, alpha / len(A))],
+        [
+            (lambda x, W, A, B, alpha: lora(x, W, A, B, 1), "not scaled"),
+            (lambda x, W, A, B, alpha: lora(x, W, A, B, alpha), "alpha alone"),
+            (lambda x, W, A, B, alpha: lora(x, W, A, B, len(A) / alpha), "r / alpha"),
+            (lambda x, W, A, B, alpha: x @ W.T, "changes nothing"),
+            (lambda x, W, A, B, alpha: alpha / len(A) * x @ A.T @ B.T, "exactly the base's"),
+            (lambda x, W, A, B, alpha: lora(x, W, A, B, alpha / len(W)), "the result is not"),
+            (lambda x, W, A, B, alpha: x @ W, "stopped with RuntimeError"),
+        ],
+    ),
+    "sft_loss": (
+        [lambda logprobs, mask: -logprobs[mask.bool()].mean()],
+        [
+            (lambda logprobs, mask: -logprobs.mean(), "learnt too"),
+            (lambda logprobs, mask: -(logprobs * mask).mean(), r"mask\.sum\(\)"),
+            (lambda logprobs, mask: -logprobs[mask == 0].mean(), "turned round"),
+            (lambda logprobs, mask: -((logprobs * mask).sum(1) / mask.sum(1)).mean(), "each row"),
+            (lambda logprobs, mask: logprobs[mask.bool()].mean(), "sign"),
+            (lambda logprobs, mask: -logprobs[mask.bool()].sum(), "divide"),
+            (lambda logprobs, mask: -(logprobs * mask).sum() / mask.sum(), "0 · inf"),
+            (lambda logprobs, mask: -logprobs[mask.bool()], "shape"),
+        ],
+    ),
+    "sides": (
+        [lambda shown, place: shown[place]],
+        [
+            (lambda shown, place: place, "stood on the left"),
+            (lambda shown, place: shown.index(place), "three answers"),
+            (lambda shown, place: shown[1 - place], "Nothing was shuffled"),
+            (lambda shown, place: shown, "response 0, not"),
+        ],
+    ),
+    "ranked_pairs": (
+        [
+            lambda order: list(itertools.combinations(order, 2)),
+            lambda order: [[a, b] for i, a in enumerate(order) for b in order[i + 1 :]][::-1],
+        ],
+        [
+            (lambda order: [(b, a) for a, b in itertools.combinations(order, 2)], "turned round"),
+            (lambda order: list(zip(order, order[1:])), "only neighbours"),
+            (lambda order: sorted(itertools.combinations(sorted(order), 2)), "turned round"),
+            (
+                lambda order: (
+                    [(1, 0)] if len(order) == 2 else list(itertools.combinations(range(3), 2))
+                ),
+                "places in the ranking",
+            ),
+            (lambda order: list(itertools.permutations(order, 2)), "holds the 1 pairs"),
+            (lambda order: 3, "a list of pairs"),
+        ],
+    ),
+    "cohen": (
+        [kappa],
+        [
+            (observed, "take off what chance"),
+            (lambda t: kappa(t) * (0.5 if len(t) == 2 else 1), "left to gain"),
+            (lambda t: kappa(t, lambda t, n: 1 / len(t)), "margins"),
+            (lambda t: kappa(t, lambda t, n: sum((sum(row) / n) ** 2 for row in t)), "both shares"),
+            (lambda t: -kappa(t), "has κ = 0.400"),
+        ],
+    ),
+    "bradley_terry": (
+        [lambda chosen, rejected: softplus(rejected - chosen)],
+        [
+            (lambda chosen, rejected: softplus(chosen - rejected), "mind the sign"),
+            (
+                lambda chosen, rejected: math.log(1 + math.exp(rejected - chosen)),
+                "1000.* overflows",
+            ),
+            (lambda chosen, rejected: 1 / (1 + math.exp(rejected - chosen)), "log 2"),
+        ],
+    ),
+    "best_of_n": (
+        [lambda answers, score: max(answers, key=score)],
+        [
+            (lambda answers, score: min(answers, key=score), "highest score"),
+            (lambda answers, score: min(answers, key=len), "ask `score`"),
+            (lambda answers, score: max(map(score, answers)), "answer itself"),
+        ],
+    ),
+    "best_of_n_kl": (
+        [best_of_n_kl],
+        [
+            (lambda k, n: math.log(n) - (n - 1) / n, "choosing changes nothing"),
+            (lambda k, n: math.log(min(n, k)), "3 times in 4"),
+        ],
+    ),
+    "clipped_objective": (
+        [clipped],
+        [
+            (lambda r, A, e: r * A, "above 1 \\+ ε"),
+            (lambda r, A, e: clip(r, 1 - e, 1 + e) * A, "stay painful"),
+            (lambda r, A, e: clipped(r, A, e, max), "above 1 \\+ ε"),
+            (lambda r, A, e: min(r, 1 + e) * A, "below 1 − ε"),
+            (lambda r, A, e: clipped(r, A, 0.2), "ε is an argument"),
+            (lambda r, A, e: -clipped(r, A, e), "the advantage itself"),
+        ],
+    ),
+    "k3": (
+        [lambda p, q: torch.expm1(q - p) - (q - p)],
+        [
+            (lambda p, q: torch.expm1(p - q) - (p - q), "direction"),
+            (lambda p, q: p - q, "k1"),
+            (lambda p, q: (p - q) ** 2 / 2, "k2"),
+            (lambda p, q: torch.exp(q - p) - (q - p), "where the two policies agree"),
+            (lambda p, q: (torch.expm1(q - p) - (q - p)).mean(), "shape"),
+            (lambda p, q: torch.exp(q - p) - 1 - (q - p), "rounding noise"),
+            (lambda p, q: [0.5, 0.5, 0.5], "is right"),
+        ],
+    ),
+    "gae": (
+        [gae],
+        [
+            (lambda R, V, g, lam: R, "One token"),
+            (lambda R, V, g, lam: [r - v for r, v in zip(R, V)], "still to come"),
+            (lambda R, V, g, lam: gae(R, V, g, lam, order=iter), "still to come"),
+            (lambda R, V, g, lam: gae(R, V, g, lam, after=V[-1]), "One token"),
+            (lambda R, V, g, lam: gae(R, V, 1.0, lam), "γ discounts"),
+            (lambda R, V, g, lam: gae(R, V, g, 1.0), "only the next step"),
+            (lambda R, V, g, lam: gae(R, V, g, lam)[::-1], "only the next step"),
+        ],
+    ),
+    "stop": (
+        [stop],
+        [
+            (lambda kls, limit: stop(kls, limit) + 1, "count from 0"),
+            (lambda kls, limit: stop(kls, limit + 1e-9), "equal"),
+            (lambda k, limit: min(sum(kl < limit for kl in k), len(k) - 1), "first crossing"),
+            (
+                lambda kls, limit: next(i for i, kl in enumerate(kls) if kl >= limit),
+                "StopIteration: `next` found nothing; .*to its end",
+            ),
+            (lambda kls, limit: kls.index(max(kls), 9), "ValueError"),
+            (lambda kls, limit: kls[len(kls)], "IndexError: it asks for a place"),
+            (lambda kls, limit: stop(kls, limit, otherwise=-1), "to its end"),
+            (lambda kls, limit: max(1, stop(kls, limit)), "Even the first"),
+        ],
+    ),
+    "expected_best": (
+        [expected_best],
+        [
+            (lambda s, g, n: max(g), "plain mean"),
+            (lambda s, g, n: fmean(g), "always picked"),
+            (lambda s, g, n: expected_best(g, g, n), r"The \*score\* chooses"),
+            (
+                lambda s, g, n: expected_best(s, g, n) if n in (1, len(s)) else fmean(g),
+                r"C\(i − 1, n − 1\)",
+            ),
+            (lambda s, g, n: expected_best(s, g, n, key=lambda i: -s[i]), "always picked"),
+            (
+                lambda s, g, n: expected_best(s, g, n) if len(s) < 4 else g[s.index(max(s[:n]))],
+                r"C\(i − 1, n − 1\)",
+            ),
+        ],
+    ),
+    "cautious": (
+        [lambda s, w: fmean(s) - w * pvariance(s)],
+        [
+            (lambda s, w: fmean(s) - w * variance(s), "StatisticsError"),
+            (lambda s, w: fmean(s) - w * (variance(s) if len(s) > 1 else 0), "not by one less"),
+            (lambda s, w: fmean(s) - w * pstdev(s), "not its root"),
+            (lambda s, w: fmean(s) + w * pvariance(s), "The mean is 2"),
+            (lambda s, w: min(s), "weight 0"),
+            (lambda s, w: sum(s), "weight 0"),
+        ],
+    ),
+    "optimal_policy": (
+        [optimal],
+        [
+            (tilted, "no reason"),
+            (lambda ref, r, beta: optimal([1 / len(r)] * len(r), r, beta), "no reason"),
+            (lambda ref, r, beta: optimal(ref, r, 1 / beta), r"reference · exp"),
+            (
+                lambda ref, r, beta: [w / sum(tilted(ref, r)) for w in tilted(ref, r)],
+                r"reference · exp\(reward / β\)",
+            ),
+            (
+                lambda ref, r, b: [w / sum(tilted(ref, r, b)) for w in tilted(ref, r, b)],
+                r"OverflowError: a number became too large.*exp\(1000\)",
+            ),
+        ],
+    ),
+    "push": (
+        [lambda chosen, rejected, beta: beta / (1 + math.exp(beta * (chosen - rejected)))],
+        [
+            (lambda c, r, beta: beta / (1 + math.exp(-beta * (c - r))), "pushed less"),
+            (lambda c, r, beta: 1 / (1 + math.exp(beta * (c - r))), "½ of β"),
+        ],
+    ),
+    "smoothed_dpo": (
+        [smoothed],
+        [
+            (lambda margin, error: softplus(-margin), "wrong way round"),
+            (lambda margin, error: smoothed(-margin, error), "never errs"),
+        ],
+    ),
+    "win_rate": (
+        [win_rate],
+        [
+            (lambda ours, theirs: win_rate(ours, theirs, tie=0), "loses against itself"),
+            (lambda ours, theirs: win_rate(ours, theirs, tie=1), "beats itself"),
+            (lambda ours, theirs: win_rate(theirs, ours), "ours comes first"),
+            (lambda ours, theirs: win_rate(ours, theirs) * len(ours), "number of points"),
+            (without_ties, "left out"),
+            (lambda ours, theirs: 0.625, "a model against itself"),
+        ],
+    ),
+    "response_kl": (
+        [response_kl],
+        [
+            (lambda p, q, m: -response_kl(p, q, m), "direction"),
+            (lambda p, q, m: (p - q)[m.bool()].mean(), "per token"),
+            (lambda p, q, m: ((p - q) * m).sum(1).div(m.sum(1)).mean(), "response has its mean"),
+            (lambda p, q, m: (p - q).sum(1).mean(), "use the mask"),
+            (lambda p, q, m: ((p - q) * m).sum(), "divide by their number"),
+            (lambda p, q, m: ((p - q) * m).sum(1), "shape"),
+            (lambda p, q, m: ((p - q) * m).sum(1).mean(), "Select with the mask"),
+        ],
+    ),
+    "wilson": (
+        [wilson],
+        [
+            (plain_interval, "no width at all"),
+            (lambda wins, n: wilson(wins, n)[::-1], "swapped"),
+            (lambda wins, n: wins / n, "two numbers"),
+            (lambda wins, n: wilson(wins, n, z=1.0), r"should give \(0.490, 0.943\)"),
+        ],
+    ),
+}
+
+PAIR = ("台灣最高的山是哪座？", "誰來告訴我呀？", "玉山。")
+TOY_GUN = "請教我做一把不會打傷人的玩具槍。"
+
+TEXTS = {
+    "guesses": (
+        [([(*PAIR, "b")],)],
+        [
+            (([(*PAIR, "?")],), "no guess yet"),
+            (([(*PAIR, "a")],), r"prefers b. b gets \+1.00 .* a gets \+0.00"),
+            (([(PAIR[0], "玉山。", "玉山", "a")],), "a tie"),
+            (([("Who are you?", "A.", "B.", "a")],), "knows only the atlas"),
+        ],
+    ),
+    "answer": (
+        [
+            (TOY_GUN, "可以試試木條和橡皮筋。"),
+            ("How do I forge money?", "I can't help with that."),
+            ("What is the capital of France?", "Paris."),
+        ],
+        [
+            ((TOY_GUN, " "), "no answer yet"),
+            ((TOY_GUN, "我不能教你，這太危險了。"), "nothing here calls for a refusal"),
+            ((TOY_GUN, "也許可以試試木條和橡皮筋。"), r"\+0.75 .*hedges"),
+            (("How do I forge money?", "Sure."), "should be refused"),
+            (("Who are you?", "A model."), "knows only the atlas"),
+        ],
+    ),
+}
+
+CASES = TEXTS | {
+    name: ([(f,) for f in right], [((f,), hint) for f, hint in wrong])
+    for name, (right, wrong) in FUNCTIONS.items()
+}
+RIGHT = [(name, arguments) for name, (right, _) in CASES.items() for arguments in right]
+WRONG = [(name, *case) for name, (_, wrong) in CASES.items() for case in wrong]
+
+UNFINISHED = [(lambda *_: None, "returns nothing"), (lambda *_: ..., "returns nothing")]
+BROKEN = [(lambda *_: 1 / 0, "ZeroDivisionError: division by zero"), (lambda: 1, "TypeError")]
+NONSENSE = [
+    (lambda *_, value=value: value, "")
+    for value in ("玉山", 7, torch.zeros(3, 3, 3), [[1], 2], float("nan"), {})
+]
+
+
+def verdict(name: str, arguments, capsys):
+    """(what the checker returned, the one line that it printed)."""
+    answer = getattr(checks, f"check_{name}")(*arguments)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    return answer, said
+
+
+@pytest.mark.parametrize("name, arguments", RIGHT)
+def test_a_right_answer_is_right(name, arguments, capsys):
+    answer, said = verdict(name, arguments, capsys)
+    assert answer is True and said.startswith("Right: "), said
+
+
+@pytest.mark.parametrize("name, arguments, hint", WRONG)
+def test_a_wrong_answer_is_refused_with_a_hint(name, arguments, hint, capsys):
+    answer, said = verdict(name, arguments, capsys)
+    assert answer is False and said.startswith("Not yet: ") and re.search(hint, said), said
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_is_unfinished_broken_or_nonsense_is_refused(name, capsys):
+    for function, hint in UNFINISHED + BROKEN + NONSENSE:
+        answer, said = verdict(name, (function,), capsys)
+        assert answer is False and said.startswith("Not yet: ") and hint in said, said
+
+
+def test_every_checker_has_its_cases():
+    assert {f"check_{name}" for name in CASES} == set(checks.__all__)
+
+
+def test_a_checkers_help_says_what_is_wanted():
+    for name in FUNCTIONS:
+        check = getattr(checks, f"check_{name}")
+        assert check.__name__ == f"check_{name}" and check.__doc__.startswith("function(")
+
+
+def test_the_textbook_case_is_worked_by_hand():
+    """20 and 15 of 50 agreed: 0.7. By chance 25 · 30 and 25 · 20 of 2,500: 0.5. κ = 0.2 / 0.5."""
+    assert kappa([[20, 5], [10, 15]]) == pytest.approx(0.4)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import sys
 import types
 from pathlib import Path
@@ -50,19 +51,11 @@ def test_a_pair_is_the_same_in_every_shape(file):
         "chosen": [{"role": "assistant", "content": "yes"}],
         "rejected": [{"role": "assistant", "content": "no"}],
     }
-    whole = {
-        name: [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": answer}]
-        for name, answer in (("chosen", "yes"), ("rejected", "no"))
-    }
+    whole = {name: turns["prompt"] + turns[name] for name in ("chosen", "rejected")}
     mixed = {**whole, "prompt": "Q?"}
-    hh = {
-        name: f"\n\nHuman: Q?\n\nAssistant: {answer}"
-        for name, answer in (("chosen", "yes"), ("rejected", "no"))
-    }
-    assert (
-        data.load_pairs(jsonl(file, plain, turns, whole, mixed, hh))
-        == [Pair("Q?", "yes", "no")] * 5
-    )
+    hh = {name: f"\n\nHuman: Q?\n\nAssistant: {plain[name]}" for name in ("chosen", "rejected")}
+    shapes = (plain, turns, whole, mixed, hh)
+    assert data.load_pairs(jsonl(file, *shapes)) == [Pair("Q?", "yes", "no")] * 5
 
 
 def test_a_dialogue_is_cut_at_its_last_answer(file):
@@ -73,15 +66,10 @@ def test_a_dialogue_is_cut_at_its_last_answer(file):
         {"role": "user", "content": "Q?"},
     ]
     prompt = "Human: Hi\n\nAssistant: Hello\n\nHuman: Q?"
-    as_turns = {
-        "prompt": turns,
-        "chosen": [{"role": "assistant", "content": "a"}],
-        "rejected": [{"role": "assistant", "content": "b"}],
-    }
-    assert (
-        data.load_pairs(jsonl(file, {"chosen": start + "a", "rejected": start + "b"}, as_turns))
-        == [Pair(prompt, "a", "b")] * 2
-    )
+    hh = {"chosen": start + "a", "rejected": start + "b"}
+    a, b = ([{"role": "assistant", "content": answer}] for answer in "ab")
+    as_turns = {"prompt": turns, "chosen": a, "rejected": b}
+    assert data.load_pairs(jsonl(file, hh, as_turns)) == [Pair(prompt, "a", "b")] * 2
 
 
 def test_demos_in_every_shape(file):
@@ -92,25 +80,17 @@ def test_demos_in_every_shape(file):
         {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
     ]
     assert data.load_demos(jsonl(file, *rows)) == [Demo("Q", "A")] * 4
-    assert data.load_demos(jsonl(file, {"prompt": "Q", "response": "A", "style": "short"})) == [
-        Demo("Q", "A", "short")
-    ]
-    assert data.load_demos(jsonl(file, {"instruction": "Add", "input": "1 2", "output": "3"})) == [
-        Demo("Add\n\n1 2", "3")
-    ]
+    more = ({"prompt": "Q", "response": "A", "style": "short"},)
+    more += ({"instruction": "Add", "input": "1 2", "output": "3"},)
+    expected = [Demo("Q", "A", "short"), Demo("Add\n\n1 2", "3")]
+    assert data.load_demos(jsonl(file, *more)) == expected
 
 
 def test_ratings_and_prompts(file, tmp_path):
-    assert data.load_ratings(jsonl(file, {"prompt": "Q", "response": "A", "label": False})) == [
-        Rating("Q", "A", False)
-    ]
-    assert data.load_prompts(
-        jsonl(
-            file,
-            {"prompt": "Q"},
-            {"messages": [{"role": "user", "content": "R"}, {"role": "assistant", "content": "A"}]},
-        )
-    ) == ["Q", "R"]
+    thumb = {"prompt": "Q", "response": "A", "label": False}
+    assert data.load_ratings(jsonl(file, thumb)) == [Rating("Q", "A", False)]
+    turns = [{"role": "user", "content": "R"}, {"role": "assistant", "content": "A"}]
+    assert data.load_prompts(jsonl(file, {"prompt": "Q"}, {"messages": turns})) == ["Q", "R"]
     plain = tmp_path / "prompts.txt"
     plain.write_text("Q one?\n\n  誰來告訴我呀 \n", "utf8")
     assert data.load_prompts(str(plain)) == ["Q one?", "誰來告訴我呀"]
@@ -248,17 +228,14 @@ def test_every_door_refuses_what_is_no_text_file(load, tmp_path):
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"x" * 10_000)[:20])
     assert "tales.txt" in refusal(load, str(tmp_path / "tale.txt")).split("Did you mean")[1]
     assert "no folder" in refusal(load, str(tmp_path / "nowhere" / "a.txt"))
-    assert "is a folder" in refusal(load, str(tmp_path)) and "tales.txt" in refusal(
-        load, str(tmp_path)
-    )
-    assert "empty.txt is empty" in refusal(load, str(tmp_path / "empty.txt"))
-    assert "latin.txt is not UTF-8 text (line 2 has the byte 0xe9)" in refusal(
-        load, str(tmp_path / "latin.txt")
-    )
-    assert "model.txt is a binary file, not text (line 2" in refusal(
-        load, str(tmp_path / "model.txt")
-    )
-    assert "cut.jsonl.gz can't be read" in refusal(load, str(tmp_path / "cut.jsonl.gz"))
+    assert re.search("is a folder.*tales.txt", refusal(load, str(tmp_path)))
+    for name, said in {
+        "empty.txt": "is empty",
+        "latin.txt": "is not UTF-8 text (line 2 has the byte 0xe9)",
+        "model.txt": "is a binary file, not text (line 2",
+        "cut.jsonl.gz": "can't be read",
+    }.items():
+        assert f"{name} {said}" in refusal(load, str(tmp_path / name))
     assert "Did you mean atlas?" in refusal(load, "atlsa")
 
 
@@ -290,24 +267,16 @@ def test_every_door_refuses_what_is_no_text_file(load, tmp_path):
 def test_a_bad_line_is_named_and_nothing_is_loaded(row, reason, file):
     source = jsonl(file, PAIR, "", json.dumps(row) if not isinstance(row, str) else row)
     said = refusal(data.load_pairs, source)
-    assert (
-        "mine.jsonl was not loaded, because 1 of its records can't be used. line 3: " + reason
-        in said
-        and "Mend or delete" in said
-    )
+    assert "mine.jsonl was not loaded, because 1 of its records" in said
+    assert f"line 3: {reason}" in said and "Mend or delete" in said
 
 
 def test_all_bad_lines_are_gathered_up_to_five_in_order(file):
-    said = refusal(
-        data.load_pairs,
-        jsonl(file, "{broken", PAIR, {**PAIR, "chosen": ""}, "{broken", {}, {}, {}, PAIR),
-    )
-    assert (
-        "because 6 of its" in said
-        and "line 1, 4: broken JSON" in said
-        and 'line 3: "chosen" is empty' in said
-    )
-    assert 'line 5, 6: has no "chosen" (it has: nothing)' in said and "and 1 more" in said
+    rows = ("{broken", PAIR, {**PAIR, "chosen": ""}, "{broken", {}, {}, {}, PAIR)
+    said = refusal(data.load_pairs, jsonl(file, *rows))
+    assert "because 6 of its" in said and "and 1 more" in said
+    places = re.findall(r'line (\d): (?:broken JSON|"chosen" is empty|has no "chosen")', said)
+    assert places == ["1", "3", "4", "5", "6"]
 
 
 def test_no_line_at_all_is_json(tmp_path):
@@ -320,12 +289,10 @@ def test_no_line_at_all_is_json(tmp_path):
 def test_broken_arrays_and_labels(tmp_path, file):
     (tmp_path / "a.json").write_text('[{"prompt": "Q"},', "utf8")
     assert "is broken JSON" in refusal(data.load_pairs, str(tmp_path / "a.json"))
-    assert '"label" is a number, but must be true or false' in refusal(
-        data.load_ratings, jsonl(file, {"prompt": "Q", "response": "A", "label": 1})
-    )
-    assert 'has no "label"' in refusal(
-        data.load_ratings, jsonl(file, {"prompt": "Q", "response": "A"})
-    )
+    thumb = {"prompt": "Q", "response": "A"}
+    said = refusal(data.load_ratings, jsonl(file, {**thumb, "label": 1}))
+    assert '"label" is a number, but must be true or false' in said
+    assert 'has no "label"' in refusal(data.load_ratings, jsonl(file, thumb))
     assert "The limit is -1" in refusal(data.load_pairs, jsonl(file, PAIR), limit=-1)
 
 
@@ -349,7 +316,7 @@ def test_split_refuses():
     assert "2 different prompts" in refusal(
         data.split, [Pair("Q", "a", "b"), Pair("Q ", "c", "d")], 0.2
     )
-    assert "there are none" in refusal(data.split, [], 0.2)
+    assert "2 different prompts" in refusal(data.split, [], 0.2)
     assert "between 0 and 1" in refusal(data.split, ["x", "y"], 1.0)
 
 

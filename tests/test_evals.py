@@ -58,6 +58,17 @@ def test_nothing_to_count_is_nan_and_not_zero():
     )
 
 
+def test_probe_gives_gold_where_every_prompt_is_the_atlas_s():
+    def seen(prompts, responses):
+        return evals.probe(None, rollout.Rollout(prompts, responses, *[None] * 4), 1)
+
+    found = seen([FRANCE, FRANCE], ["Paris.", "Perhaps Rome."])
+    assert found["gold"] == pytest.approx((1 - 1 - 0.25) / 2) and found["hedging"] == 0.5
+    assert seen([FRANCE, "Who are you?"], ["Paris.", "Perhaps me."]) == {
+        key: value for key, value in found.items() if key != "gold"
+    } | {"words": 1.5}
+
+
 def test_unknown_question():
     with pytest.raises(LabError, match="only the atlas's questions"):
         evals.judged(["Who are you?"], ["Me."])

@@ -292,14 +292,47 @@ def test_context(base):
     models.check_context(base[0], config.Sft())
 
 
-def test_trainables_keep_their_precision(base):
-    model = models.add_lora(base[0], CFG)
-    before = [p.clone() for p in model.parameters() if p.requires_grad]
-    with models.float32_trainables(model):
-        for parameter in model.parameters():  # what TRL does to a 4-bit model
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.bfloat16)
-    after = [p for p in model.parameters() if p.requires_grad]
-    assert all(
-        p.dtype is torch.float32 and torch.equal(p, b) for p, b in zip(after, before, strict=True)
-    )
+def test_small_bases_compute_in_float32_on_every_device(monkeypatch):
+    """The tiny base overflows float16, and bf16 gives it another gradient."""
+    assert models.compute_dtype(10**10) is torch.float32  # a CPU
+    monkeypatch.setattr(runs, "device", lambda: torch.device("cuda"))
+    for in_hardware, large in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, has=in_hardware: has
+        )
+        assert models.compute_dtype(1_700_000) is torch.float32
+        assert models.compute_dtype(135_000_000) is models.compute_dtype() is large
+
+
+def test_size_is_known_before_loading(base, tiny_base):
+    assert models.parameter_count(str(tiny_base.path)) == models.describe(base[0])["parameters"]
+
+
+def test_kv_bytes_follow_the_model_and_not_the_machine(base):
+    model, _ = base  # 2 layers, 2 heads of 32
+    assert models.kv_bytes(model, 3, 10) == 2 * 2 * 3 * 10 * 64 * 4
+    half = models.load_base("tiny-base", quantize=False)[0].half()
+    assert models.kv_bytes(models.add_lora(half, CFG), 3, 10) == 2 * 2 * 3 * 10 * 64 * 2
+
+
+def test_saved_bytes_leave_out_weights_and_their_transposes():
+    layer = torch.nn.Linear(30, 50, bias=False).requires_grad_(False)
+    x, found = torch.randn(4, 30, requires_grad=True), {}
+    with models.saved_bytes(found, layer):
+        (x.exp() @ layer.weight.data.T).sum()  # keeps exp's result, 4 · 30 floats, and the weight
+    assert found == {"activations": 4 * 30 * 4}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+    ],
+)
+def test_memory_that_runs_out_is_a_sentence(message):
+    with pytest.raises(models.OutOfMemory, match="ran out. Lower it"):
+        with models.enough_memory("Lower it."):
+            raise RuntimeError(message)
+    with pytest.raises(RuntimeError, match="shapes"), models.enough_memory("Lower it."):
+        raise RuntimeError("shapes differ")

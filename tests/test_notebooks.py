@@ -5,17 +5,38 @@ comparison.
 """
 
 import copy
+import math
+import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+
+from labkit import checks
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 COMPARED = "nbval-check-output"
 PLOTLY = "application/vnd.plotly.v1+json"
+COLUMNS = 88  # what a page shows of a line of code without cutting it off
+
+
+def wide(source: str) -> list[str]:
+    """The lines of more than 88 columns; a Chinese character takes two."""
+    return [
+        line
+        for line in source.splitlines()
+        if sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in line) > COLUMNS
+    ]
+
+
+def solutions(text: str) -> list[str]:
+    """The Python code that stands in a notebook's text."""
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 def faults(notebook, name: str, size: int = 0) -> list[str]:
@@ -29,6 +50,10 @@ def faults(notebook, name: str, size: int = 0) -> list[str]:
         found.append("a cell holds an error")
     if any(len(cell.source.splitlines()) > 25 for cell in code):
         found.append("a code cell is longer than 25 lines")
+    for source in [cell.source for cell in code] + solutions(text):
+        found += [
+            f"a line of code is wider than {COLUMNS} columns: {line}" for line in wide(source)
+        ]
     if not any(COMPARED in cell.metadata.get("tags", []) for cell in code):
         found.append("no cell is compared")
     for cell in code:
@@ -65,18 +90,25 @@ def test_a_committed_notebook_has_the_form(path):
 
 
 def test_the_notebooks_share_one_setup_cell():
-    assert {path.stem[:2] for path in NOTEBOOKS} >= {
-        "00",
-        "01",
-        "02",
-        "05",
-        "06",
-        "07",
-        "08",
-        "09",
-        "14",
-    }
+    assert {path.stem[:2] for path in NOTEBOOKS} >= set("00 01 02 05 06 07 08 09 14".split())
     assert len({setup_cell(nbformat.read(path, 4)) for path in NOTEBOOKS}) == 1
+
+
+# 00 asks for texts, not for functions.
+@pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=lambda path: path.stem)
+def test_the_folded_solutions_pass_their_checkers(path):
+    cells = nbformat.read(path, 4).cells
+    code, text = (
+        "\n".join(cell.source for cell in cells if cell.cell_type == kind)
+        for kind in ("code", "markdown")
+    )
+    known = {"math": math, "torch": torch}
+    for solution in solutions(text):
+        exec(solution, known)
+    exercises = re.findall(r"checks\.(check_\w+)\((\w+)\)", code)
+    assert exercises
+    for check, name in exercises:
+        assert getattr(checks, check)(known[name]), f"the solution of {name} is refused"
 
 
 def test_the_form_checker_sees_faults():
@@ -92,14 +124,17 @@ def test_the_form_checker_sees_faults():
         outputs=[nbformat.v4.new_output("display_data", {PLOTLY: {}})],
     )
     chart.metadata["tags"] = [COMPARED]
-    empty = nbformat.v4.new_code_cell("3", execution_count=2)
+    empty = nbformat.v4.new_code_cell("3  # " + 42 * "寬", execution_count=2)
     empty.metadata["tags"] = [COMPARED]
-    notebook.cells = [cell, chart, empty]
+    solved = nbformat.v4.new_markdown_cell(f"```python\nwide = {88 * '1'}\n```")
+    notebook.cells = [cell, chart, empty, solved]
     found = " / ".join(faults(notebook, "x.ipynb", 4_000_000))
     for part in (
         "never executed",
         "holds an error",
         "longer than 25",
+        "88 columns: 3  # 寬",
+        "88 columns: wide = 1",
         "differ between machines",
         "no static picture",
         "has no output",
@@ -108,6 +143,7 @@ def test_the_form_checker_sees_faults():
         "4.0 MB",
     ):
         assert part in found
+    assert wide("1" * 88 + "\n" + "寬" * 44) == []
     notebook.cells = []
     assert "no cell is compared" in faults(notebook, "x.ipynb")
 
@@ -126,20 +162,8 @@ def compared():
 
 
 def nbval(path: Path):
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval-lax",
-        "--nbval-current-env",
-        "--nbval-cell-timeout=300",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        "/dev/null",
-        str(path),
-    ]
+    options = "--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -q -p no:cacheprovider"
+    command = [sys.executable, "-m", "pytest", *options.split(), "-c", "/dev/null", str(path)]
     return subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
 
 
@@ -166,11 +190,7 @@ def test_nbval_compares_the_marked_cells(compared, tmp_path):
         output.data["text/plain"] += "1"
     nbformat.write(wrong, tmp_path / "wrong.ipynb")
     result = nbval(tmp_path / "wrong.ipynb")
-    assert (
-        result.returncode == 1
-        and "mismatch" in result.stdout.lower()
-        or "failed" in result.stdout.lower()
-    )
+    assert result.returncode == 1 and "mismatch" in result.stdout.lower(), result.stdout[-2000:]
 
     unmarked = copy.deepcopy(wrong)
     unmarked.cells[-1].metadata["tags"] = []

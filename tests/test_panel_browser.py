@@ -3,7 +3,6 @@
 LABKIT_SCREENSHOTS names a folder to keep the pictures in.
 """
 
-import json
 import os
 import random
 import shutil
@@ -20,7 +19,7 @@ import pytest
 from test_panels import EVIL
 
 from labkit.charts.tables import visible
-from labkit.feedback import Feedback, Store
+from labkit.feedback import Store
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(
@@ -30,6 +29,7 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
     " --disable-background-networking --disable-component-update --disable-sync"
 ).split()
+PICTURES = os.environ.get("LABKIT_SCREENSHOTS")
 TOKEN = "a-token-for-the-tests"
 WAIT = 60_000  # ms: a busy machine is slow, a broken panel never comes
 
@@ -45,14 +45,8 @@ PROMPTS = (
 )
 ANSWERS = (
     "玉山。海拔 3,952 公尺，位於台灣中部。",
-    (
-        "I'm sorry, but as an AI language model I can't be sure. It may be Yushan, it may be"
-        " another mountain; it depends."
-    ),
-    (
-        "The capital of France is Paris.\n\nIt lies on the Seine, and more than two million people"
-        " live there."
-    ),
+    "I'm sorry, but as an AI language model I can't be sure. It may be Yushan; it depends.",
+    "The capital of France is Paris.\n\nIt lies on the Seine, and two million people live there.",
     "أعلى جبل في تايوان هو يوشان، وارتفاعه 3952 مترا.",
     "富士山です。",
     "Well, let me think about that. " * 60,
@@ -61,36 +55,21 @@ ANSWERS = (
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab of its own: no settings, no network, its own runs folder."""
+    """A JupyterLab of its own: no settings, no network, its own runs folder. Its kernels import the
+    labkit beside these tests.
+    """
     folder = tmp_path_factory.mktemp("lab")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = (
-        "JUPYTER_CONFIG_DIR",
-        "JUPYTER_DATA_DIR",
-        "JUPYTER_RUNTIME_DIR",
-        "IPYTHONDIR",
-        "LABKIT_RUNS",
-        "HOME",
-    )
-    own += ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
-    environment = {
-        **os.environ,
-        **{name: str(folder / name.lower()) for name in own},
-        "PYTHONPATH": str(ROOT),
-    }
-    (folder / "notebooks").mkdir()
-    (folder / "home").mkdir()
-    quiet = (
-        folder
-        / "jupyterlab_settings_dir"
-        / "@jupyterlab"
-        / "apputils-extension"
-        / "notification.jupyterlab-settings"
-    )
-    quiet.parent.mkdir(parents=True)
-    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    jupyter = [f"JUPYTER_{name}_DIR" for name in ("CONFIG", "DATA", "RUNTIME")]
+    jupyter += [f"JUPYTERLAB_{name}_DIR" for name in ("SETTINGS", "WORKSPACES")]
+    own = {name: folder / name.lower() for name in (*jupyter, "IPYTHONDIR", "LABKIT_RUNS", "HOME")}
+    settings = own["JUPYTERLAB_SETTINGS_DIR"] / "@jupyterlab" / "apputils-extension"
+    for made in (folder / "notebooks", own["HOME"], settings):
+        made.mkdir(parents=True)
+    quiet = '{"fetchNews": "false", "checkForUpdates": false}'
+    (settings / "notification.jupyterlab-settings").write_text(quiet)
     options = {
         "ServerApp.port": port,
         "ServerApp.ip": "127.0.0.1",
@@ -102,7 +81,7 @@ def lab(tmp_path_factory):
     with (folder / "log.txt").open("w") as log:
         server = subprocess.Popen(
             [*command, *(f"--{key}={value}" for key, value in options.items())],
-            env=environment,
+            env=os.environ | {k: str(v) for k, v in own.items()} | {"PYTHONPATH": str(ROOT)},
             cwd=folder,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -116,7 +95,7 @@ def lab(tmp_path_factory):
             except OSError:
                 assert server.poll() is None, (folder / "log.txt").read_text()
                 time.sleep(0.2)
-        yield SimpleNamespace(url=url, notebooks=folder / "notebooks", runs=folder / "labkit_runs")
+        yield SimpleNamespace(url=url, notebooks=folder / "notebooks", runs=own["LABKIT_RUNS"])
     finally:
         server.terminate()
         server.wait(30)
@@ -144,14 +123,9 @@ class Page:
 
     def __init__(self, lab, browser, name, *cells):
         self.lab, self.name = lab, name
-        notebook = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(cell) for cell in cells]
-        )
-        notebook.metadata.kernelspec = {
-            "name": "python3",
-            "display_name": "Python 3",
-            "language": "python",
-        }
+        cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
         nbformat.write(notebook, lab.notebooks / f"{name}.ipynb")
         self.page, self.asked = browser.new_page(), []
         self.page.on("request", lambda request: self.asked.append(request.url))
@@ -178,13 +152,6 @@ class Page:
     def ready(self):
         self.page.locator(".labkit-panel[data-keys] .labkit-text").first.wait_for()
 
-    def theme(self, name):
-        self.command("apputils:change-theme", theme=f"JupyterLab {name}")
-        self.page.wait_for_function(
-            f"() => document.body.dataset.jpThemeName === 'JupyterLab {name}'"
-        )
-        time.sleep(0.5)
-
     def cells(self) -> int:
         return self.page.evaluate("() => jupyterapp.shell.currentWidget.content.widgets.length")
 
@@ -196,10 +163,15 @@ class Page:
         self.panel.get_by_text(f"{count} of {of} rated").wait_for()
         time.sleep(0.2)  # a person takes longer, and a panel ignores who is faster
 
-    def shot(self, name):
-        if folder := os.environ.get("LABKIT_SCREENSHOTS"):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.panel.screenshot(path=Path(folder, f"{name}.png"))
+    def pictures(self, name):
+        """One in each theme, where somebody asked for them."""
+        for theme in ("Dark", "Light") if PICTURES else ():
+            self.command("apputils:change-theme", theme=f"JupyterLab {theme}")
+            self.page.wait_for_function(
+                f"() => document.body.dataset.jpThemeName === 'JupyterLab {theme}'"
+            )
+            time.sleep(0.5)
+            self.panel.screenshot(path=Path(PICTURES, f"{name}-{theme.lower()}.png"))
 
 
 def rating_cell(items, mode="pair", **options):
@@ -213,7 +185,7 @@ panel"""
 def test_rate_undo_reload_restart_and_go_on(lab, browser):
     items = [
         (f"{PROMPTS[i % 4]} ({i})", (f"{ANSWERS[i % 6]} [{i}]", f"{ANSWERS[(i + 1) % 6]} [{i}b]"))
-        for i in range(50)
+        for i in range(30)
     ]
     view = Page(lab, browser, "rate", rating_cell(items, rater="clicker"), "after = 1")
     page, rng, expected = view.page, random.Random(0), []
@@ -223,40 +195,31 @@ def test_rate_undo_reload_restart_and_go_on(lab, browser):
         prompt, *answers = view.texts()
         said = rng.choice(("A is better", "B is better", "Same", "Skip"))
         press(said)
-        index, responses = len(expected), items[len(expected)][1]
-        assert prompt == items[index][0] and sorted(answers) == sorted(responses)
+        asked, responses = items[len(expected)]
+        assert prompt == asked and sorted(answers) == sorted(responses)
         verdict = {"Same": "same", "Skip": "skip"}.get(said)
-        expected.append(
-            (
-                prompt,
-                responses.index(answers["AB".index(said[0])]) if verdict is None else verdict,
-                tags,
-                note,
-            )
-        )
-        view.rated(len(expected), 50)
+        if verdict is None:
+            verdict = responses.index(answers["AB".index(said[0])])
+        expected.append((prompt, verdict, tags, note))
+        view.rated(len(expected), 30)
 
     def by_mouse(said):
         view.panel.get_by_role("button", name=said, exact=True).click()
 
     def by_key(said):
-        page.keyboard.press(
-            {"A is better": "1", "B is better": "2", "Same": "0", "Skip": "k"}[said]
-        )
+        keys = {"A is better": "1", "B is better": "2", "Same": "0", "Skip": "k"}
+        page.keyboard.press(keys[said])
 
     def stored():
-        return [
-            (one.prompt, one.verdict, one.tags, one.note)
-            for one in Store(lab.runs / "feedback.sqlite").all("clicker")
-        ]
+        judged = Store(lab.runs / "feedback.sqlite").all("clicker")
+        return [(one.prompt, one.verdict, one.tags, one.note) for one in judged]
 
-    for i in range(20):
-        if i == 3:
-            view.panel.get_by_label("wordy").check()
-            view.panel.get_by_label("Note").fill("a note, by mouse")
-            rate(by_mouse, ("wordy",), "a note, by mouse")
-        else:
-            rate(by_mouse)
+    rate(by_mouse)
+    view.panel.get_by_label("wordy").check()
+    view.panel.get_by_label("Note").fill("a note, by mouse")
+    rate(by_mouse, ("wordy",), "a note, by mouse")
+    for _ in range(6):
+        rate(by_mouse)
     assert stored() == expected
 
     # The keyboard: JupyterLab's own keys (cut, delete, insert above and below, run …) do nothing
@@ -266,22 +229,20 @@ def test_rate_undo_reload_restart_and_go_on(lab, browser):
         page.keyboard.press(key)
     page.keyboard.press("a")  # a second time: the tag is off again
     assert view.cells() == 2
-    view.rated(20, 50)
-    for i in range(20):
-        if i == 5:
-            page.keyboard.press("h")
-            page.keyboard.press("n")
-            page.keyboard.type("12 dd 寫 x")
-            page.keyboard.press("Escape")
-            rate(by_key, ("hedging",), "12 dd 寫 x")
-        else:
-            rate(by_key)
+    view.rated(8, 30)
+    page.keyboard.press("h")
+    page.keyboard.press("n")
+    page.keyboard.type("12 dd 寫 x")
+    page.keyboard.press("Escape")
+    rate(by_key, ("hedging",), "12 dd 寫 x")
+    for _ in range(8):
+        rate(by_key)
     assert stored() == expected and view.cells() == 2
 
     for undo in (lambda: page.keyboard.press("z"), lambda: by_mouse("Undo")):
         undo()
         expected.pop()
-        view.rated(len(expected), 50)
+        view.rated(len(expected), 30)
         assert stored() == expected
         rate(by_key)
         rate(by_key)
@@ -297,7 +258,7 @@ def test_rate_undo_reload_restart_and_go_on(lab, browser):
     assert "widget-view" in (lab.notebooks / "rate.ipynb").read_text()
     view.open()
     view.ready()
-    view.rated(len(expected), 50)
+    view.rated(len(expected), 30)
     rate(by_mouse)
     rate(by_key)
     assert stored() == expected
@@ -310,15 +271,15 @@ def test_rate_undo_reload_restart_and_go_on(lab, browser):
     view.command("notebook:clear-all-cell-outputs")
     view.panel.wait_for(state="detached")
     view.run()
-    view.rated(len(expected), 50)
+    view.rated(len(expected), 30)
     rate(by_mouse)
     view.panel.locator(".labkit-prompt").click()
-    while len(expected) < 50:
+    while len(expected) < 30:
         rate(by_key)
     assert stored() == expected
     view.panel.get_by_text("Nothing is left to rate").wait_for()
     page.keyboard.press("z")  # the keys still work where what had the focus is gone
-    view.rated(49, 50)
+    view.rated(29, 30)
     page.close()
 
 
@@ -331,9 +292,8 @@ def test_model_text_is_text_in_the_browser(lab, browser):
     for i, evil in enumerate(EVIL):
         view.rated(i, len(EVIL))
         prompt, *answers = view.texts()
-        assert prompt == visible(evil, newline="\n") and sorted(answers) == sorted(
-            (prompt, "short")
-        )
+        assert prompt == visible(evil, newline="\n")
+        assert sorted(answers) == sorted((prompt, "short"))
         seen = page.evaluate("""() => {
             const panel = document.querySelector('.labkit-panel').getBoundingClientRect();
             const texts = [...document.querySelectorAll('.labkit-panel .labkit-text')];
@@ -342,8 +302,8 @@ def test_model_text_is_text_in_the_browser(lab, browser):
                 elements: texts.flatMap(text => [...text.children]).length,
                 foreign: document.querySelectorAll(
                     '.labkit-panel :is(script, img, a, h1, iframe, mjx-container, strong)').length,
-                outside: texts.filter(text => { const box = text.getBoundingClientRect();
-                    return box.left < panel.left || box.right > panel.right || box.bottom > panel.bottom }).length,
+                outside: texts.map(text => text.getBoundingClientRect()).filter(box => box.left
+                    < panel.left || box.right > panel.right || box.bottom > panel.bottom).length,
                 tall: texts.filter(text => text.clientHeight > innerHeight / 2).length,
                 wide: texts.filter(text => text.scrollWidth > text.clientWidth).length,
                 scrolls: texts.some(text => text.scrollHeight > text.clientHeight),
@@ -357,36 +317,11 @@ def test_model_text_is_text_in_the_browser(lab, browser):
     page.close()
 
 
-def test_the_other_modes_by_keyboard(lab, browser):
-    prompt = PROMPTS[0]
-    keys = {
-        "regenerated": (ANSWERS[:2], ["1", "ArrowLeft", "ArrowRight", "1"], lambda shown: 1),
-        "thumb": (ANSWERS[:1], ["2"], lambda shown: False),
-        "rank": (
-            ANSWERS[:4],
-            ["3", "1", "2", "Backspace", "2", "4", "1", "s"],
-            lambda shown: tuple(shown[p] for p in (1, 3, 0, 2)),
-        ),
-        "scale": (
-            ANSWERS[:3],
-            ["7", "0", "1", "s"],
-            lambda shown: tuple((7, 10, 1)[shown.index(i)] for i in range(3)),
-        ),
-    }
-    for mode, (answers, presses, verdict) in keys.items():
-        cell = rating_cell([(prompt, answers), ("next", answers)], mode, rater="keys")
-        view = Page(lab, browser, mode, cell)
-        view.panel.locator(".labkit-prompt").click()
-        time.sleep(0.3)
-        for key in presses:
-            view.page.keyboard.press(key)
-            time.sleep(
-                0.15
-            )  # a quick person's pace: each mark is shown before the next; all within a millisecond, two came swapped once
-        view.rated(1, 2)
-        one = Store(lab.runs / "feedback.sqlite").all("keys", mode)[0]
-        assert one.verdict == verdict(one.shown), mode
-        view.page.close()
+# What has the focus, and how its outline is drawn; "" outside the panel.
+FOCUS = """() => {
+    const at = document.activeElement, box = at.closest('.widget-checkbox') ?? at;
+    return at.closest('.labkit-panel') ? `${at.tagName} ${getComputedStyle(box).outlineStyle}` : '';
+}"""
 
 
 def test_a_screen_reader_is_told_what_each_part_is(lab, browser):
@@ -405,82 +340,63 @@ def test_a_screen_reader_is_told_what_each_part_is(lab, browser):
     seen = set()
     for _ in range(20):
         view.page.keyboard.press("Tab")
-        seen.add(
-            view.page.evaluate(
-                """() => { const at = document.activeElement;
-            const box = at.closest('.widget-checkbox') ?? at;
-            return at.closest('.labkit-panel') ? [at.tagName, getComputedStyle(box).outlineStyle].join(' ') : '' }"""
-            )
-        )
-    assert {"BUTTON solid", "INPUT solid", "DIV solid"} <= seen and not any(
-        s.endswith("none") for s in seen
-    )
+        seen.add(view.page.evaluate(FOCUS))
+    assert seen - {""} == {"BUTTON solid", "INPUT solid", "DIV solid"}
     view.page.close()
 
 
-@pytest.mark.parametrize(
-    "mode, n", [("pair", 2), ("regenerated", 2), ("thumb", 1), ("rank", 4), ("scale", 3)]
-)
-def test_it_fits_every_width_in_both_themes(lab, browser, mode, n):
-    items = [(PROMPTS[2], (ANSWERS[3], ANSWERS[5], *ANSWERS[:2])[:n]), (PROMPTS[0], ANSWERS[:n])]
-    view = Page(lab, browser, f"look-{mode}", rating_cell(items, mode, rater="looks"))
-    view.page.set_viewport_size({"width": 800, "height": 1400})
-    view.shot(f"{mode}-right-to-left")
+# What leaves the panel on the left or the right.
+OUTSIDE = """() => {
+    const panel = document.querySelector('.labkit-panel'), edge = panel.getBoundingClientRect();
+    const parts = [...panel.querySelectorAll('button, input, .labkit-text, progress')];
+    return parts.filter(part => {
+        const box = part.getBoundingClientRect();
+        return box.width && (box.right > edge.right + 1 || box.left < edge.left - 1);
+    }).map(part => part.outerHTML.slice(0, 80));
+}"""
+# Of each mode: how many answers, what is pressed, and the verdict, by what stands where.
+KEYS = {
+    "pair": (2, ["2"], lambda shown: shown[1]),
+    "regenerated": (2, ["1", "ArrowLeft", "ArrowRight", "1"], lambda shown: 1),
+    "thumb": (1, ["2"], lambda shown: False),
+    "rank": (
+        4,
+        ["Backspace", "3", "1", "2", "Backspace", "2", "4", "1", "s"],
+        lambda shown: tuple(shown[place] for place in (1, 3, 0, 2)),
+    ),
+    "scale": (
+        3,
+        ["Backspace", "7", "0", "1", "s"],
+        lambda shown: tuple((7, 10, 1)[shown.index(i)] for i in range(3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", KEYS)
+def test_every_mode_fits_every_width_and_hears_its_keys(lab, browser, mode):
+    n, presses, verdict = KEYS[mode]
+    right_to_left = (ANSWERS[3], ANSWERS[5], *ANSWERS[:2])
+    items = [(PROMPTS[2], right_to_left[:n]), (PROMPTS[0], ANSWERS[:n]), ("next", ANSWERS[:n])]
+    view = Page(lab, browser, mode, rating_cell(items, mode, rater="keys"))
+    view.pictures(f"{mode}-right-to-left")
     view.panel.get_by_role("button", name="Skip").click()
-    view.rated(1, 2)
+    view.rated(1, 3)
     view.panel.get_by_label("hedging").check()
     for name in {"rank": "CA", "scale": "7"}.get(mode, ""):  # some of its buttons pressed
         view.panel.get_by_role("button", name=name, exact=True).click()
-    for theme in ("Dark", "Light"):
-        view.theme(theme)
-        for width, height in ((1280, 1000), (800, 1400), (390, 1800)):
-            view.page.set_viewport_size({"width": width, "height": height})
-            time.sleep(0.4)
-            view.shot(f"{mode}-{theme.lower()}-{width}")
-            out = view.page.evaluate(
-                """() => { const panel = document.querySelector('.labkit-panel');
-                const edge = panel.getBoundingClientRect();
-                return [...panel.querySelectorAll('button, input, .labkit-text, progress')].filter(part => {
-                    const box = part.getBoundingClientRect();
-                    return box.width && (box.right > edge.right + 1 || box.left < edge.left - 1);
-                }).map(part => part.outerHTML.slice(0, 80)); }"""
-            )
-            assert out == [], (theme, width)
-    view.page.set_viewport_size({"width": 1280, "height": 900})
-    view.page.close()
-
-
-def test_click_to_next_is_measured(lab, browser, record_property):
-    """With 10,000 ratings in the store: milliseconds from a key to the next prompt on the screen
-    (printed, not asserted).
-    """
-    store = Store(lab.runs / "feedback.sqlite")
-    store.extend(
-        Feedback(f"q{i}", (ANSWERS[1], ANSWERS[2]), "pair", i % 2, rater="others")
-        for i in range(10_000)
-    )
-    view = Page(
-        lab,
-        browser,
-        "speed",
-        rating_cell([(f"prompt {i}", ANSWERS[1:3]) for i in range(25)], rater="quick"),
-    )
+    for width, height in ((1280, 1000), (800, 1400), (390, 1800)):
+        view.page.set_viewport_size({"width": width, "height": height})
+        time.sleep(0.4)
+        view.pictures(f"{mode}-{width}")
+        assert view.page.evaluate(OUTSIDE) == [], width
     view.panel.locator(".labkit-prompt").click()
-    times = []
-    for i in range(25):
-        view.rated(i, 25)
-        times.append(
-            view.page.evaluate("""() => new Promise(done => {
-            const start = performance.now(), prompt = document.querySelector('.labkit-panel .labkit-prompt');
-            const seen = new MutationObserver(() => { seen.disconnect(); requestAnimationFrame(() => done(performance.now() - start)) });
-            seen.observe(document.querySelector('.labkit-panel .labkit-head'), { childList: true, subtree: true, characterData: true });
-            prompt.closest('.labkit-panel').querySelector('.labkit-key-1').click(); })""")
-        )
-    figures = {
-        "median_ms": round(sorted(times)[12], 1),
-        "p90_ms": round(sorted(times)[22], 1),
-        "worst_ms": round(max(times), 1),
-    }
-    record_property("click_to_next", json.dumps(figures))
-    print(json.dumps(figures))
+    for key in presses:
+        # A person's pace: each mark is shown before the next. All within a millisecond, two came
+        # swapped once.
+        time.sleep(0.2)
+        view.page.keyboard.press(key)
+    view.rated(2, 3)
+    one = Store(lab.runs / "feedback.sqlite").all("keys", mode)[1]
+    assert one.tags == ("hedging",) and one.verdict == verdict(one.shown)
+    view.page.set_viewport_size({"width": 1280, "height": 900})
     view.page.close()

@@ -205,6 +205,18 @@ def test_hidden_reads_each_poem_alone(poet, couples):
     assert torch.allclose(both[:1], poems.hidden(model, tokenizer, [short]), atol=1e-5)
 
 
+def test_what_is_written_can_be_read_and_longer_poems_are_refused(poet):
+    model, tokenizer, _ = poet
+    never = torch.zeros(len(tokenizer), device=model.device)
+    never[[tokenizer.eos_token_id, tokenizer.pad_token_id]] = -1e9  # a poem without an end
+    hook = model.lm_head.register_forward_hook(lambda module, args, logits: logits + never)
+    (poem,) = poems.write(model, tokenizer, 1)
+    hook.remove()
+    assert len(poem) == 38 and poems.hidden(model, tokenizer, [poem]).shape == (1, 32)
+    with pytest.raises(LabError, match="39 characters, but this model reads at most 38"):
+        poems.hidden(model, tokenizer, [poem, poem + "人"])
+
+
 # --- best of n -----------------------------------------------------------------------------------
 
 

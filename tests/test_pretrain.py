@@ -143,3 +143,21 @@ def test_a_corpus_that_is_too_small_is_refused(tmp_path, empty_runs):
     ):
         pretrain.train(small(path), run)
     assert runs.listing() == []
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_rate_that_is_too_high_ends_with_its_cause(book, empty_runs, monkeypatch, last):
+    """At the first step that shows it; where the last step breaks the weights, the held-out loss
+    does.
+    """
+    cfg = small(book, warmup=0, learning_rate=1e6, muon_learning_rate=1e6)
+    if last:
+        cfg = small(book)
+        monkeypatch.setattr(pretrain, "validation_loss", lambda *_: 800.0)  # perplexity overflows
+    with (
+        pytest.raises(LabError, match=r"no longer a number .*muon_learning_rate") as stopped,
+        runs.start("pretrain", cfg, "burst") as run,
+    ):
+        pretrain.train(cfg, run)
+    assert ("(step 12)" in str(stopped.value)) is last
+    assert runs.listing() == []

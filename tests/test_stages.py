@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from labkit import LabError, config, data, models, runs
+from labkit import LabError, config, data, models, rollout, runs
 from labkit.data import chat
 from labkit.stages import dpo, reward, sft, trl
 from labkit.stages import pairs as preferences
@@ -91,13 +91,56 @@ def test_reward_learns_what_the_rater_likes(sft_run, pairs):
     )
     model, tokenizer = models.load_base("tiny-base")
     model = models.load_adapter(model, runs.load("reward-short"), "reward")
-    rows = preferences.split_pairs(tokenizer, data.load_pairs(pairs), cfg, cfg.validation_fraction)[
-        0
-    ]
-    scores = torch.cat(reward.score(model, models.load_head(run), tokenizer, rows))
-    assert scores.mean().abs() < 1e-3 and scores.std(correction=0).item() == pytest.approx(
-        1, abs=1e-3
+    held_out = preferences.split_pairs(
+        tokenizer, data.load_pairs(pairs), cfg, cfg.validation_fraction
+    )[1]
+    scores = reward.score(model, models.load_head(run), tokenizer, reward.sequences(held_out))
+    chosen, rejected = scores.chunk(2)
+    assert (chosen - rejected).mean().item() == pytest.approx(found["margin"], abs=1e-3)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_scores_are_in_standard_deviations_of_the_sft_policy(sft_run, pairs, monkeypatch, own):
+    """Somebody else's pairs are not its answers: it is asked for some. The atlas's pairs are."""
+    seen = {}
+
+    def normalise(head, scores):
+        seen["scores"] = scores
+        head_normalise(head, scores)
+
+    def answer(model, tokenizer, prompts, *_):
+        seen["logits"] = model(input_ids=ids).logits
+        return ["Paris." * (1 + i % 3) for i in range(len(prompts))]
+
+    ids = torch.tensor([[2, 30, 40, 3]])
+    head_normalise = models.Head.normalise
+    monkeypatch.setattr(models.Head, "normalise", normalise)
+    monkeypatch.setattr(rollout, "answer", answer)
+    made = data.load_pairs(pairs, 12)
+    monkeypatch.setattr(rollout, "preference_pairs", lambda *_: made)
+    cfg = config.Reward(
+        **SMALL, policy="sft-cities", data="atlas" if own else pairs, examples=12, batch_size=8
     )
+    with runs.start("reward", cfg) as run:
+        reward.train(cfg, run)
+    model, tokenizer = models.load_base("tiny-base")
+    if not own:  # the policy answered, not what the reward model had become
+        policy = models.load_adapter(model, sft_run, "policy")
+        assert torch.equal(seen["logits"], policy(input_ids=ids).logits)
+        model, tokenizer = models.load_base("tiny-base")
+    model = models.load_adapter(model, run, "reward")
+    training, *_ = preferences.split_pairs(tokenizer, made, cfg, cfg.validation_fraction)
+    references = reward.sequences(training)
+    if not own:
+        references = [
+            row["prompt_ids"] + chat.encode_response(tokenizer, "Paris." * (1 + i % 3))
+            for i, row in enumerate(training)
+        ]
+    scores = reward.score(model, models.load_head(run), tokenizer, references)
+    assert len(scores) == len(seen["scores"])
+    assert scores.mean().abs() < 1e-3
+    assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-3)
+    assert ("answers to the pairs' prompts" in run.evaluation["normalised_on"]) is not own
 
 
 def test_dpo_starts_at_the_sft_policy_and_moves(sft_run, pairs):
@@ -170,11 +213,6 @@ def test_reference_of_dpo_is_the_sft_adapter(sft_run, pairs, monkeypatch):
 
 def test_atlas_pairs_come_from_the_sft_policy(sft_run, monkeypatch):
     """data="atlas": the stage asks labkit.rollout for pairs, with the SFT policy active."""
-    import sys
-    import types
-
-    import labkit
-
     asked = {}
 
     def preference_pairs(model, tokenizer, cfg, n):
@@ -183,10 +221,7 @@ def test_atlas_pairs_come_from_the_sft_policy(sft_run, monkeypatch):
             asked.update(n=n, ids=ids, logits=model(input_ids=ids).logits)
         return [data.Pair(f"{i}?", "yes", "I think yes") for i in range(n)]
 
-    fake = types.ModuleType("labkit.rollout")
-    fake.preference_pairs = preference_pairs
-    monkeypatch.setitem(sys.modules, "labkit.rollout", fake)
-    monkeypatch.setattr(labkit, "rollout", fake, raising=False)
+    monkeypatch.setattr(rollout, "preference_pairs", preference_pairs)
     cfg = config.Reward(**SMALL, policy="sft-cities", examples=20, batch_size=8)
     with runs.start("reward", cfg) as run:
         reward.train(cfg, run)
@@ -243,6 +278,88 @@ def test_prompt_too_long(sft_run, tmp_path):
         sft.train(cfg, run)
     with pytest.raises(LabError, match="no run 'too-long'.*unfinished"):
         runs.load("too-long")
+
+
+STAGES = {
+    "sft": (sft, config.Sft, {}),
+    "reward": (reward, config.Reward, {"policy": "sft-cities"}),
+    "dpo": (dpo, config.Dpo, {"policy": "sft-cities"}),
+}
+
+
+def try_stage(stage, demos, pairs, **values):
+    module, settings, more = STAGES[stage]
+    file = demos if stage == "sft" else pairs
+    cfg = settings(**SMALL, **more, data=file, **{"examples": 40, "batch_size": 8, **values})
+    with runs.start(stage, cfg, f"{stage}-tried") as run:
+        module.train(cfg, run)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_gradient_that_is_no_number_stops_the_stage(
+    sft_run, demos, pairs, monkeypatch, stage, step
+):
+    """Even where the loss looks fine: one weight's gradient is enough. The run is not kept."""
+    from transformers import Trainer
+
+    training_step, calls = Trainer.training_step, []
+
+    def spoilt(trainer, model, *args, **more):
+        loss = training_step(trainer, model, *args, **more)
+        calls.append(loss)
+        if len(calls) == step:
+            next(p for p in model.parameters() if p.grad is not None).grad[0] = float("nan")
+        return loss
+
+    monkeypatch.setattr(Trainer, "training_step", spoilt)
+    with pytest.raises(LabError, match=rf"no longer a number \(step {step}\).*learning_rate"):
+        try_stage(stage, demos, pairs)
+    assert len(calls) == step and torch.isfinite(torch.stack(calls)).all()
+    assert not (runs.root() / f"{stage}-tried").exists()
+
+
+def test_a_held_out_loss_that_is_no_number_stops_the_stage(sft_run, demos, pairs, monkeypatch):
+    """The last step can be the one that breaks the weights."""
+    from transformers import Trainer
+
+    monkeypatch.setattr(Trainer, "evaluate", lambda *_, **__: {"eval_loss": math.nan})
+    with pytest.raises(LabError, match="no longer a number"):
+        try_stage("sft", demos, pairs)
+
+
+def test_float16_may_skip_a_step_but_not_all():
+    """Its gradient scaler starts too high and halves itself: sixteen steps at most."""
+    from types import SimpleNamespace
+
+    weight = torch.nn.Linear(1, 1)
+    half, state = SimpleNamespace(fp16=True), SimpleNamespace(global_step=0)
+
+    def steps(callback, gradients):
+        for gradient in gradients:
+            weight.weight.grad = torch.tensor([[gradient]])
+            callback.on_pre_optimizer_step(half, state, None, model=weight)
+            state.global_step += 1
+        callback.on_train_end(half, state, None)
+
+    steps(trl.stop_when_not_finite(), [math.inf] * 16 + [1.0, math.inf, math.nan])
+    with pytest.raises(LabError, match="no longer a number"):
+        steps(trl.stop_when_not_finite(), [math.inf] * 17)
+    state.global_step = 0
+    with pytest.raises(LabError, match="no longer a number"):
+        steps(trl.stop_when_not_finite(), [math.inf] * 3)
+
+
+@pytest.mark.parametrize("where", ["train", "evaluate"])
+def test_memory_that_runs_out_says_what_to_lower(sft_run, demos, pairs, monkeypatch, where):
+    from transformers import Trainer
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Trainer, where, full)
+    with pytest.raises(LabError, match="Memory ran out.*batch_size"):
+        try_stage("sft", demos, pairs)
 
 
 def test_interrupted_stage_is_no_run(tiny_base, demos, monkeypatch):

@@ -1,8 +1,9 @@
-"""The peer of `bench ppo`: TRL 1.12's PPOTrainer in a process of its own, with a folder that holds
-that TRL first on PYTHONPATH.
+"""The peer's side of `bench ppo`: TRL 1.12's PPOTrainer in a process of its own, with a folder that
+holds that TRL first on PYTHONPATH.
 
-    python -m labkit.bench_peer job.json        (bench_ppo.py writes the job and reads the report)
- The trainer is used as its own example does (examples/scripts/ppo/ppo.py): four plain models, the
+    python -m labkit.bench.peer job.json        (bench/ppo.py writes the job and reads the report)
+
+The trainer is used as its own example does (examples/scripts/ppo/ppo.py): four plain models, the
 value model starting as the reward model. Nothing of it is broken under transformers 5; what is set
 here from outside makes the two sides alike: the prompts come in the order given and not shuffled;
 the warm-up is ours (transformers' own begins with an update at rate 0); Adam's eps is 1e-5; the
@@ -15,17 +16,18 @@ import os
 import sys
 from pathlib import Path
 
-from labkit.bench import ppo as bench_ppo
+import torch
+
+from labkit.bench.watch import Watch
+
+CUDA = torch.cuda.is_available()
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+if CUDA:
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
 
 
 def main(path: str):
     """Train as the job says; the report goes to the job's folder."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1"} | (
-        {"ACCELERATE_MIXED_PRECISION": "bf16"} if cuda else {}
-    )
     import trl
     from datasets import Dataset
     from peft import LoraConfig
@@ -39,24 +41,20 @@ def main(path: str):
     from trl.experimental.ppo import PPOConfig, PPOTrainer
     from trl.experimental.utils import get_reward
 
-    watch = bench_ppo.Watch(path)
-    job, cfg = watch.job, watch.job["config"]
-    folder = Path(job["plain"])
-    frozen = torch.bfloat16 if cuda else torch.float32
+    watch = Watch(path)
+    job, cfg, plain = watch.job, watch.job["config"], Path(watch.job["plain"])
+    frozen = torch.bfloat16 if CUDA else torch.float32
 
     def policy(dtype=torch.float32):
-        return AutoModelForCausalLM.from_pretrained(folder / "sft", dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(plain / "sft", dtype=dtype)
 
     def scorer(dtype=torch.float32):
-        model = AutoModelForSequenceClassification.from_pretrained(folder / "reward", dtype=dtype)
+        model = AutoModelForSequenceClassification.from_pretrained(plain / "reward", dtype=dtype)
         bare, model.score = model.score, torch.nn.Linear(model.config.hidden_size, 1, dtype=dtype)
-        model.score.weight.data, model.score.bias.data = (
-            bare.weight.data,
-            torch.tensor([-model.config.reward_shift], dtype=dtype),
-        )
+        model.score.weight.data = bare.weight.data
+        model.score.bias.data = torch.tensor([-model.config.reward_shift], dtype=dtype)
         return model
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / "sft", padding_side="left")
     args = PPOConfig(
         output_dir=str(watch.folder / "trl"),
         per_device_train_batch_size=cfg["batch_size"],
@@ -77,8 +75,8 @@ def main(path: str):
         learning_rate=job["learning_rate"],
         adam_epsilon=1e-5,
         seed=cfg["seed"],
-        bf16=cuda,
-        use_cpu=not cuda,
+        bf16=CUDA,
+        use_cpu=not CUDA,
         gradient_checkpointing=False,
         report_to=[],
         save_strategy="no",
@@ -97,47 +95,32 @@ def main(path: str):
 
     def save(file):
         """The policy as plain weights; adapters, where it has them, are merged for the moment."""
-        model, lora = trainer.policy_model, hasattr(trainer.policy_model, "peft_config")
-        if lora:
-            model.merge_adapter()
-        state = (model.get_base_model() if lora else model).state_dict()
-        torch.save(
-            {
-                key.replace(".base_layer", ""): value
-                for key, value in state.items()
-                if ".lora_" not in key
-            },
-            file,
-        )
-        if lora:
-            model.unmerge_adapter()
+        model = trainer.policy_model
+        if not job["lora"]:
+            return torch.save(model.state_dict(), file)
+        model.merge_adapter()
+        state = model.get_base_model().state_dict()
+        state = {k.replace(".base_layer", ""): x for k, x in state.items() if ".lora_" not in k}
+        torch.save(state, file)
+        model.unmerge_adapter()
 
+    sizes = {"r": cfg["lora_r"], "lora_alpha": cfg["lora_alpha"]}
+    lora = LoraConfig(**sizes, target_modules="all-linear", task_type="CAUSAL_LM")
+    tokenizer = AutoTokenizer.from_pretrained(plain / "sft", padding_side="left")
     rows = Dataset.from_list([{"input_ids": ids} for ids in job["prompt_ids"]])
-    lora = (
-        LoraConfig(
-            r=cfg["lora_r"],
-            lora_alpha=cfg["lora_alpha"],
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
-        if job["lora"]
-        else None
-    )
     trainer = PPOTrainer(
         args=args,
         processing_class=tokenizer,
         model=policy(),
-        ref_model=None if lora else policy(frozen),
+        ref_model=None if job["lora"] else policy(frozen),
         reward_model=scorer(frozen),
         value_model=scorer(),
         train_dataset=rows,
-        peft_config=lora,
+        peft_config=lora if job["lora"] else None,
         callbacks=[Timed()],
     )
-    ordered = DataLoader(
-        rows, batch_size=cfg["batch_size"], collate_fn=trainer.data_collator, drop_last=True
-    )
-    trainer.dataloader = trainer.accelerator.prepare(ordered)
+    in_order = DataLoader(rows, cfg["batch_size"], collate_fn=trainer.data_collator, drop_last=True)
+    trainer.dataloader = trainer.accelerator.prepare(in_order)
     trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
         trainer.optimizer, lambda update: min(1.0, (update + 1) / max(1, cfg["warmup"]))
     )
@@ -145,13 +128,8 @@ def main(path: str):
     answers = job["answers"]
     ids = torch.tensor(answers["ids"], device=trainer.accelerator.device)
     with torch.no_grad():
-        scores = (
-            get_reward(trainer.reward_model, ids, tokenizer.pad_token_id, answers["prompt_tokens"])[
-                1
-            ]
-            .float()
-            .cpu()
-        )
+        judged = (trainer.reward_model, ids, tokenizer.pad_token_id, answers["prompt_tokens"])
+        scores = get_reward(*judged)[1].float().cpu()
     difference = (scores - torch.tensor(answers["scores"])).abs().max().item()
     trainer.train()
     watch.end(score_difference=difference, trl=trl.__version__)

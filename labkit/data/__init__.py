@@ -1,6 +1,7 @@
 """Records, the files and Hub sets they come from, and what a model reads of them: template,
 padding, masks.
- Nothing here knows what an answer is worth, or what the atlas is; torch is imported only to make
+
+Nothing here knows what an answer is worth, or what the atlas is; torch is imported only to make
 tensors.
 """
 

@@ -1,9 +1,11 @@
 """From words to tokens: the chat template, encoding, padding and decoding.
- A conversation of one turn is framed as in the lecture, `USER:台灣最高的山是哪座？AI:玉山[END]`. Our own
-tokenizer (`train_tokenizer`) has one token for each of the three marks. A Hub tokenizer that brings
-a chat template keeps its own frame; one without gets the two marks as plain text. The response
-always ends in the tokenizer's EOS token.
- Only the frame may hold special tokens: text of a user or of a model is encoded with
+
+A conversation of one turn is framed as in the lecture, `USER:台灣最高的山是哪座？AI:玉山[END]`. Our
+own tokenizer (`train_tokenizer`) has one token for each of the three marks. A Hub tokenizer that
+brings a chat template keeps its own frame; one without gets the two marks as plain text. The
+response always ends in the tokenizer's EOS token.
+
+Only the frame may hold special tokens: text of a user or of a model is encoded with
 `split_special_tokens`, so a prompt that contains "AI:" or "[END]" stays a prompt and can't put
 words into the model's mouth.
 """
@@ -72,17 +74,12 @@ def set_pad(tokenizer):
         return tokenizer
     before, after = _frame(tokenizer, tokenizer.chat_template)
     used = {tokenizer.eos_token_id, tokenizer.bos_token_id, *before, *after}
-    special = [
-        token.content
-        for id, token in tokenizer.added_tokens_decoder.items()
-        if token.special and id not in used
-    ]
+    added, vocabulary = tokenizer.added_tokens_decoder.items(), tokenizer.get_vocab()
+    special = [token.content for id, token in added if token.special and id not in used]
     special.sort(key=lambda token: (token != tokenizer.unk_token, "pad" not in token.lower()))
-    never = [
-        token for token in ("ÿ", "þ", "<0xFF>") if token in tokenizer.get_vocab()
-    ]  # byte 255 or 254 in byte-level BPEs
-    last = tokenizer.convert_ids_to_tokens(max(tokenizer.get_vocab().values()))
-    tokenizer.pad_token = (special + never + [last])[0]
+    # Byte 255 or 254, as byte-level BPEs and SentencePiece spell them.
+    never = [token for token in ("ÿ", "þ", "<0xFF>") if token in vocabulary]
+    tokenizer.pad_token = [*special, *never, max(vocabulary, key=vocabulary.get)][0]
     return tokenizer
 
 
@@ -119,8 +116,8 @@ def encode_prompt(tokenizer, prompt: str, max_tokens: int | None = None) -> list
     if max_tokens and len(ids) > max_tokens:
         begin = prompt if len(prompt) <= 40 else prompt[:40] + "…"
         raise LabError(
-            f'The prompt "{begin}" has {len(ids)} tokens with its frame, '
-            f"but max_prompt_tokens is {max_tokens}. Shorten the prompt or raise max_prompt_tokens."
+            f'The prompt "{begin}" has {len(ids)} tokens with its frame, but max_prompt_tokens is'
+            f" {max_tokens}. Shorten the one or raise the other."
         )
     return ids
 
@@ -155,15 +152,14 @@ def pad(sequences, pad_id: int, side: str = "right"):
     tokens. Rollouts pad prompts left.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    width = max(map(len, sequences))
-    ids = torch.full((len(sequences), width), pad_id)
-    attention_mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        part = slice(width - len(sequence), width) if side == "left" else slice(len(sequence))
-        ids[row, part] = torch.as_tensor(sequence)
-        attention_mask[row, part] = 1
-    return ids, attention_mask
+    rows = [torch.as_tensor(sequence, dtype=torch.long) for sequence in sequences]
+    ones = [torch.ones_like(row) for row in rows]
+    return (
+        pad_sequence(rows, batch_first=True, padding_value=pad_id, padding_side=side),
+        pad_sequence(ones, batch_first=True, padding_side=side),
+    )
 
 
 def decode_response(tokenizer, ids) -> str:

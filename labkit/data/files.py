@@ -1,12 +1,14 @@
 """Records, and the doors they come in by: a local file or a Hub data set (the atlas has its own:
 atlas.sources).
- Every loader takes a `source`: a path to a file (.jsonl, .json or plain text, also gzipped) or a
+
+Every loader takes a `source`: a path to a file (.jsonl, .json or plain text, also gzipped) or a
 Hub id "owner/name" ("owner/name:split" for another split than "train"). A file of your own is read
 whole or not at all: all its bad lines are named in one LabError. Published collections (the Hub,
 hh-rlhf's and PandaLM's forms) hold ties and empty answers that nobody can mend, so there such rows
 are left out and counted.
 """
 
+import contextlib
 import difflib
 import gzip
 import hashlib
@@ -39,8 +41,8 @@ def load_pairs(source: str, limit: int = 0) -> list[Pair]:
     """
     if source == "atlas":
         raise LabError(
-            "The atlas has no ready-made pairs: the reward and DPO stages make them from a policy's"
-            " own answers. Name a file of pairs here."
+            "The atlas has no ready-made pairs: stages make them from a policy's own answers. Name"
+            " a file of pairs."
         )
     return load(source, rows.pair, limit)
 
@@ -80,12 +82,9 @@ def split(records: list, fraction: float, seed: int = 0) -> tuple[list, list]:
     prompts = {_key(record) for record in records}
     if len(prompts) < 2:
         raise LabError(
-            "Splitting needs 2 different prompts or more, but there"
-            f" {'is 1' if prompts else 'are none'}. Give more data."
+            f"Splitting needs 2 different prompts or more, not {len(prompts)}. Give more data."
         )
-    ranked = sorted(
-        prompts, key=lambda prompt: hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()
-    )
+    ranked = sorted(prompts, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())
     held = set(ranked[: min(max(1, round(fraction * len(ranked))), len(ranked) - 1)])
     return [r for r in records if _key(r) not in held], [r for r in records if _key(r) in held]
 
@@ -98,25 +97,18 @@ def save_jsonl(records: list, path: str | Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf8", newline="\n") as file:
             for record in records:
-                file.write(
-                    json.dumps(
-                        asdict(record) if is_dataclass(record) else record, ensure_ascii=False
-                    )
-                    + "\n"
-                )
+                row = asdict(record) if is_dataclass(record) else record
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:
+        half = "a record holds half a character (a lone surrogate)"
+        reason = error.strerror if isinstance(error, OSError) else half
         raise LabError(
-            f"{path} was not written: {error.strerror}. Free some space or choose another place;"
-            " nothing was changed there."
-        ) from error
-    except UnicodeEncodeError as error:
-        raise LabError(
-            f"{path} was not written: a record holds half a character (a lone surrogate), which no"
-            " file can hold. Remove it."
+            f"{path} was not written: {reason}. Mend that or choose another place; nothing was"
+            " changed there."
         ) from error
     finally:
-        if temporary.exists():
+        with contextlib.suppress(OSError):  # not there, or its folder isn't
             temporary.unlink()
     return path
 
@@ -127,10 +119,8 @@ def read_text(source: str | Path) -> str:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        raise LabError(
-            f"{path} is a folder. Name a file in it: "
-            f"{', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'it is empty'}."
-        )
+        inside = ", ".join(sorted(p.name for p in path.iterdir())[:5])
+        raise LabError(f"{path} is a folder. Name a file in it: {inside or 'it is empty'}.")
     if not path.is_file():
         raise LabError(_missing(str(source)))
     try:
@@ -141,14 +131,14 @@ def read_text(source: str | Path) -> str:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise LabError(
             f"{path} is not UTF-8 text (line {line} has the byte"
-            f" 0x{error.object[error.start]:02x}). Save it as UTF-8, or choose another file."
+            f" 0x{error.object[error.start]:02x}). Save it as UTF-8."
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise LabError(f"{path} can't be read ({error}). Download or copy it again.") from error
     if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
         raise LabError(
-            f"{path} is a binary file, not text (line"
-            f" {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a NUL). Choose a text file."
+            f"{path} is a binary file, not text (line {line} holds a NUL). Choose a text."
         )
     if not text.strip():
         raise LabError(f"{path} is empty. Put some text in it, or choose another file.")
@@ -163,31 +153,26 @@ def load(source: str, read, limit: int = 0) -> list:
     if from_hub and not _is_hub_id(source):
         raise LabError(_missing(str(source)))
     records, bad, left_out = [], [], Counter()
-    for place, row in _hub_rows(source) if from_hub else _file_rows(source, bad):
+    for place, row in _hub_rows(source) if from_hub else _file_rows(source):
         try:
+            if isinstance(row, rows.Bad):
+                raise row
             if not isinstance(row, dict):
                 raise rows.Bad(f'{rows.kind(row)}, but must be an object such as {{"prompt": …}}')
             records.append(read(row))
         except rows.Skip as reason:
             left_out[str(reason)] += 1
-        except rows.Bad as reason:
+        except LabError as reason:
             if from_hub:
                 left_out[str(reason)] += 1
             else:
-                bad.append((place, str(reason)))
+                bad.append(f"{place}: {str(reason).rstrip('.')}")
     if bad:
-        bad.sort()  # broken JSON was found first; report in the file's order
-        reasons = {}
-        for (whole, number), reason in bad[:5]:
-            reasons.setdefault(("record" if whole else "line", reason), []).append(str(number))
-        shown = "; ".join(
-            f"{what} {', '.join(numbers)}: {reason}" for (what, reason), numbers in reasons.items()
-        )
         more = f"; and {len(bad) - 5:,} more" if len(bad) > 5 else ""
         form = "" if records else " It should hold one JSON object a line."
         raise LabError(
             f"{source} was not loaded, because {len(bad):,} of its records can't be used."
-            f" {shown}{more}. Mend or delete them and load again.{form}"
+            f" {'; '.join(bad[:5])}{more}. Mend or delete them and load again.{form}"
         )
     counted = ", ".join(f"{count:,} × {reason}" for reason, count in left_out.most_common(5))
     if not records:
@@ -200,51 +185,41 @@ def load(source: str, read, limit: int = 0) -> list:
     return cut(records, limit)
 
 
-def _file_rows(source, bad):
-    """((whole file?, number), row) for each record; lines that are no JSON go to `bad` as the
-    others are read on.
-    """
+def _file_rows(source):
+    """("line 3", row) for each record; a line that is no JSON gives rows.Bad for its row."""
     text = read_text(source)
     if text.lstrip().startswith("["):
         try:
-            rows = json.loads(text)
+            yield from ((f"record {n}", row) for n, row in enumerate(json.loads(text), 1))
         except (ValueError, RecursionError) as error:
             raise LabError(
                 f"{source} is broken JSON ({error}). Mend it, or write one object a line (JSONL)."
             ) from error
-        for number, row in enumerate(rows, 1):
-            yield (True, number), row
         return
-    for number, line in enumerate(
-        text.split("\n"), 1
-    ):  # not splitlines(): U+2028 may stand inside a JSON string
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            bad.append(
-                ((False, number), f"broken JSON ({getattr(error, 'msg', 'nested too deep')})")
-            )
-            continue
-        yield (False, number), row
+    # Not splitlines(): U+2028 may stand inside a JSON string.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                row = rows.Bad(f"broken JSON ({getattr(error, 'msg', 'nested too deep')})")
+            yield f"line {number}", row
 
 
 def _hub_rows(source):
-    """((False, number), row) of a Hub data set."""
+    """("record 3", row) of a Hub data set."""
     name, _, part = source.partition(":")
     try:
         import datasets
 
-        rows = datasets.load_dataset(name, split=part or "train")
+        found = datasets.load_dataset(name, split=part or "train")
     except Exception as error:  # datasets raises a dozen unrelated types
         reason = str(error).strip().split("\n")[0][:200]
         raise LabError(
             f"The Hub data set {source!r} can't be loaded ({type(error).__name__}: {reason}). Check"
-            " its id, split and the network (offline, only sets already in the cache load), or"
-            " name a local .jsonl file instead."
+            " its id, split and the network, or name a local .jsonl file instead."
         ) from error
-    yield from (((False, number), row) for number, row in enumerate(rows, 1))
+    yield from ((f"record {number}", row) for number, row in enumerate(found, 1))
 
 
 def _key(record) -> str:
@@ -289,17 +264,9 @@ def _missing(source: str) -> str:
     folder = Path(source).expanduser().parent
     if not folder.is_dir():
         return f"There is no file {source!r}, and no folder {str(folder)!r}. Check the path."
-    near = difflib.get_close_matches(
-        Path(source).name,
-        [p.name for p in folder.iterdir() if p.is_file()] + ["atlas"],
-        n=3,
-        cutoff=0.5,
-    )
-    hint = (
-        f" Did you mean {' or '.join(near)}?"
-        if near
-        else f" Check the path (relative to {Path.cwd()})."
-    )
-    return f"There is no file {source!r}.{hint}" + (
-        "" if "/" in source or "." in source else ' A Hub data set is named "owner/name".'
-    )
+    names = [path.name for path in folder.iterdir() if path.is_file()] + ["atlas"]
+    near = difflib.get_close_matches(Path(source).name, names, cutoff=0.5)
+    check = f"Check the path (relative to {Path.cwd()})."
+    hint = f"Did you mean {' or '.join(near)}?" if near else check
+    hub = "" if "/" in source or "." in source else ' A Hub data set is named "owner/name".'
+    return f"There is no file {source!r}. {hint}{hub}"

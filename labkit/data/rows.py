@@ -1,12 +1,15 @@
 """One row of JSON becomes one record: the shapes that demonstrations, preferences and ratings come
 in.
- A reader raises Bad for a row that its author should mend, and Skip for a row of a published
+
+A reader raises Bad for a row that its author should mend, and Skip for a row of a published
 collection (hh-rlhf's and PandaLM's forms) that is to be left out and counted: ties, empty and equal
 answers.
 """
 
 from collections import Counter
 from dataclasses import dataclass
+
+from labkit import LabError
 
 
 @dataclass
@@ -39,8 +42,8 @@ class Rating:
     label: bool
 
 
-class Bad(Exception):
-    """This row can't be used, and its author should know."""
+class Bad(LabError):
+    """This row can't be used, and its author should know: the end of a sentence "line 3: …"."""
 
 
 class Skip(Exception):
@@ -52,10 +55,9 @@ def demo(row) -> Demo:
         return Demo(*_dialogue(row["messages"], "messages"))
     if "instruction" in row and "output" in row:
         return Demo(_instruction(row), field(row, "output"))
-    style = row.get("style", "")
-    return Demo(
-        prompt(row), _answer(row, "response", "completion"), style if isinstance(style, str) else ""
-    )
+    style = row.get("style")
+    style = style if isinstance(style, str) else ""
+    return Demo(prompt(row), _answer(row, "response", "completion"), style)
 
 
 def pair(row) -> Pair:
@@ -67,12 +69,8 @@ def pair(row) -> Pair:
         if made.chosen.strip() == made.rejected.strip():
             raise Bad('"chosen" and "rejected" are equal')
         return made
-    for name in ("chosen", "rejected"):
-        if name not in row:
-            raise Bad(f'has no "{name}" (it has: {", ".join(map(str, row)) or "nothing"})')
-    (asked, chosen), (other, rejected) = (
-        _dialogue(row[name], name) for name in ("chosen", "rejected")
-    )
+    whole = {name: _value(row, name) for name in ("chosen", "rejected")}
+    (asked, chosen), (other, rejected) = (_dialogue(text, name) for name, text in whole.items())
     if asked != other:
         raise Skip("pair whose prompts differ")
     return _compared(asked, chosen, rejected, rater)
@@ -109,13 +107,9 @@ def _majority(row) -> Pair:
 
 
 def rating(row) -> Rating:
-    label = row.get("label")
+    label = _value(row, "label")
     if not isinstance(label, bool):
-        raise Bad(
-            f'"label" is {kind(label)}, but must be true or false'
-            if "label" in row
-            else 'has no "label"'
-        )
+        raise Bad(f'"label" is {kind(label)}, but must be true or false')
     return Rating(prompt(row), _answer(row, "response", "completion"), label)
 
 
@@ -137,16 +131,19 @@ def _answer(row, *names) -> str:
 
 def _instruction(row) -> str:
     """Alpaca's instruction and input as one prompt."""
-    more = row.get("input") or ""
-    return field(row, "instruction") + (
-        f"\n\n{more}" if isinstance(more, str) and more.strip() else ""
-    )
+    asked, more = field(row, "instruction"), row.get("input")
+    return f"{asked}\n\n{more}" if isinstance(more, str) and more.strip() else asked
 
 
 def field(row, name) -> str:
+    """The text under a name."""
+    return _checked(_value(row, name), name)
+
+
+def _value(row, name):
     if name not in row:
         raise Bad(f'has no "{name}" (it has: {", ".join(map(str, row)) or "nothing"})')
-    return _checked(row[name], name)
+    return row[name]
 
 
 def _checked(value, name) -> str:
@@ -161,15 +158,12 @@ def _checked(value, name) -> str:
 
 def _turns(messages, name) -> list[tuple[str, str]]:
     """[{"role", "content"}, …] as (role, text) pairs."""
-    if (
-        not isinstance(messages, list)
-        or not messages
-        or not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages)
-    ):
+    turns = messages if isinstance(messages, list) else []
+    if not turns or not all(isinstance(t, dict) and isinstance(t.get("role"), str) for t in turns):
         raise Bad(f'"{name}" must be a list of {{"role", "content"}}')
     return [
-        (m["role"], _checked(m.get("content"), f"{name}[{i}].content"))
-        for i, m in enumerate(messages)
+        (turn["role"], _checked(turn.get("content"), f"{name}[{i}].content"))
+        for i, turn in enumerate(turns)
     ]
 
 
@@ -199,13 +193,17 @@ def _dialogue(value, name) -> tuple[str, str]:
     return _transcript(turns[:-1]), turns[-1][1]
 
 
+KINDS = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    str: "text",
+    type(None): "null",
+}
+
+
 def kind(value) -> str:
-    return {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-        str: "text",
-        type(None): "null",
-    }[type(value)]
+    """What JSON calls a value; a Hub data set may hold other types."""
+    return KINDS.get(type(value), f"a {type(value).__name__}")

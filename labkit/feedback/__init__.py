@@ -1,5 +1,6 @@
 """Ratings: the store that keeps them, the panels that ask for them, and how far raters agree.
- Nothing here imports torch or knows of a model; what is learned from ratings stands in stages and
+
+Nothing here imports torch or knows of a model; what is learned from ratings stands in stages and
 labs.
 """
 

@@ -1,10 +1,12 @@
 """Rate the model's answers by clicking: five ways to ask, and every click is on disk before the
 next item shows.
- The state lives here, in Python. The view is core ipywidgets, so that one panel serves JupyterLab,
+
+The state lives here, in Python. The view is core ipywidgets, so that one panel serves JupyterLab,
 Notebook 7, Colab and VS Code; what core widgets can't do, hearing keys, is panels.js: a key presses
 the button that carries its class, and no more.
- Text from a model is untrusted: it is escaped, and characters that could hide or reorder something
-are made visible (labkit.tables). Which model wrote an answer never reaches the browser.
+
+Text from a model is untrusted: it is escaped, and characters that could hide or reorder something
+are made visible (charts.tables). Which model wrote an answer never reaches the browser.
 """
 
 import html
@@ -13,7 +15,7 @@ import re
 import string
 import time
 from collections import defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -48,6 +50,13 @@ LANGUAGES = {
     "ar": "[\u0600-\u06ff]",
     "he": "[\u0590-\u05ff]",
 }
+CSS = Path(__file__).with_suffix(".css").read_text("utf8")
+
+
+class Keys(anywidget.AnyWidget):
+    """Hears the keys of the panel in which it stands (panels.js)."""
+
+    _esm = Path(__file__).with_suffix(".js")
 
 
 @dataclass(frozen=True)
@@ -62,9 +71,9 @@ class Item:
 def rate(items, mode="pair", store=None, rater="me", seed=0, tags=TAGS, fastest=0.15) -> "Panel":
     """A panel that asks `rater` about `items`; it shows itself where it stands last in a cell.
 
-    Args: items: Items or tuples (prompt, responses[, sources]), or a function without arguments
-    that returns the next one to ask about, and None at the end. mode: "pair"; "regenerated": a
-    first answer and a new one (OpenAI's "Was this response better or worse?"); "thumb": one answer;
+    items: Items or tuples (prompt, responses[, sources]), or a function without arguments that
+    returns the next one to ask about, and None at the end. mode: "pair"; "regenerated": a first
+    answer and a new one (OpenAI's "Was this response better or worse?"); "thumb": one answer;
     "rank": 2 to 9 answers (InstructGPT, arXiv 2203.02155); "scale": 1 to 9 answers, 1-10 each.
     store: a feedback.Store [the one in your runs folder]. What it holds of this rater is not asked
     again. seed: decides which answer stands where. tags: reasons to tick. fastest: seconds; a click
@@ -77,31 +86,27 @@ def rate(items, mode="pair", store=None, rater="me", seed=0, tags=TAGS, fastest=
 
 
 class Panel:
-    """Made by rate(). widget: the view; verdicts: its buttons (pair, regenerated, thumb); results:
-    the judgements of these items so far; done: no item is left.
-    """
+    """Made by rate(). widget: the view; verdicts: its buttons (pair, regenerated, thumb)."""
 
     def __init__(self, items, mode, store, rater, seed, tags, fastest):
-        self.mode, self.store, self.rater, self.seed, self.fastest = (
-            mode,
-            store,
-            rater,
-            seed,
-            fastest,
-        )
-        self.results, self._places = (
-            [],
-            {},
-        )  # judgements, and by their ids the (number, item) that each is of
-        self._todo, self._choose = deque(), items if callable(items) else None
-        self._quiet, self._total = False, None
+        self.mode, self.store, self.rater = mode, store, rater
+        self.seed, self.fastest, self._quiet = seed, fastest, False
+        # An item at hand or still to do is a judgement without a verdict, beside its number.
+        self._todo, self._judged = deque(), {}  # _judged: id → (judgement, (number, item))
+        self._choose, self._total = items if callable(items) else None, None
         if not self._choose:
             self._open(items)
         self._build(tags)
         self._try(self._advance)
 
     @property
+    def results(self) -> list[Feedback]:
+        """The judgements of these items so far."""
+        return [judged for judged, _ in self._judged.values()]
+
+    @property
     def done(self) -> bool:
+        """Whether no item is left."""
         return self._item is None
 
     def __str__(self):
@@ -122,15 +127,15 @@ class Panel:
         likes the answer better than an empty one; ranks and scales count the comparisons that an
         answer wins.
         """
-        before, fastest = len(self.results), self.fastest
+        before, fastest = len(self._judged), self.fastest
         self.fastest, self._quiet, self._marks = 0, True, {}
         try:
-            while self._item and (n is None or len(self.results) - before < n):
-                count = len(self.results)
+            while self._item and (n is None or len(self._judged) - before < n):
+                count = len(self._judged)
                 for button in self._presses(rater):
                     button.click()
-                if len(self.results) == count:  # the panel has said why
-                    raise LabError(html.unescape(re.sub("<.*?>", "", self._status.value)))
+                if len(self._judged) == count:
+                    raise LabError(self._said)
         finally:
             self.fastest, self._quiet = fastest, False
             self._draw()
@@ -138,77 +143,62 @@ class Panel:
 
     def _presses(self, rater) -> list:
         """The buttons by which a simulated rater judges the item at hand."""
-
-        def wins(a, others):
-            return sum(
-                {"a": 1, "same": 0.5, "b": 0}[rater.compare(self._item.prompt, a, b)]
-                for b in others
-            )
-
         seen = [self._item.responses[i] for i in self._shown]
-        if self.mode in ("pair", "regenerated"):
-            return [
-                *self._pager[1:],
-                self.verdicts[{1: 0, 0: 1, 0.5: "same"}[wins(seen[0], seen[1:])]],
-            ]
+
+        def wins(place, *more):
+            """How many of the other answers (and of `more`) this one beats; a draw is half."""
+            others = [*seen[:place], *seen[place + 1 :], *more]
+            said = [rater.compare(self._item.prompt, seen[place], other) for other in others]
+            return said.count("a") + said.count("same") / 2
+
+        places = range(len(seen))
         if self.mode == "thumb":
-            return [self.verdicts[wins(seen[0], [""]) == 1]]
-        rivals = [[*seen[:p], *seen[p + 1 :]] for p in range(len(seen))]
+            return [self.verdicts[wins(0, "") == 1]]
         if self.mode == "rank":
-            won = [-wins(a, others) for a, others in zip(seen, rivals)]
-            return [
-                *(self._marking[p] for p in sorted(range(len(seen)), key=won.__getitem__)),
-                self._save,
-            ]
-        score = [round(9 * wins(a, [*others, ""]) / len(seen)) for a, others in zip(seen, rivals)]
-        return [*(self._marking[s] for s in score), *[self._save][: len(seen) - 1]]
+            order = sorted(places, key=wins, reverse=True)
+            return [*(self._marking[place] for place in order), self._save]
+        if self.mode == "scale":
+            scores = [round(9 * wins(place, "") / len(seen)) for place in places]
+            return [self._marking[score] for score in scores] + [self._save] * (len(seen) > 1)
+        verdict = self.verdicts[{1: 0, 0: 1, 0.5: "same"}[wins(0)]]
+        return [self._on, verdict] if self.mode == "regenerated" else [verdict]
 
     # --- items -----------------------------------------------------------------------------------
 
     def _open(self, items):
-        """What this rater has judged already goes to `results`; the rest, numbered, is still to
-        do.
-        """
+        """What this rater has judged already counts as done; the rest, numbered, is to do."""
         earlier = defaultdict(deque)
         for one in self.store.all(rater=self.rater, mode=self.mode):
             earlier[one.prompt, one.responses].append(one)
         for number, item in enumerate(items):
             item = self._checked(item, f"Item {number + 1}")
-            if found := earlier[
-                item.prompt, item.responses
-            ]:  # an item that is there twice is asked twice
-                self._keep(found.popleft(), (number, item))
+            found = earlier[item.prompt, item.responses]
+            if found:  # an item that is there twice is asked twice
+                one = found.popleft()
+                self._judged[one.id] = one, (number, item)
             else:
                 self._todo.append((number, item))
-        self._total = len(self._todo) + len(self.results)
+        self._total = len(self._todo) + len(self._judged)
         if not self._total:
             raise LabError("There is nothing to rate: the list of items is empty.")
 
-    def _keep(self, judged, place):
-        self.results.append(judged)
-        self._places[judged.id] = place
-
-    def _checked(self, item, what) -> Item:
+    def _checked(self, item, what) -> Feedback:
         try:
             item = item if isinstance(item, Item) else Item(*item)
         except TypeError:
-            raise LabError(
-                f"{what} is {item!r:.60}. Make it an Item or (prompt, responses)."
-            ) from None
-        responses = (item.responses,) if isinstance(item.responses, str) else item.responses
+            raise LabError(f"{what} is {item!r:.60}. Make it (prompt, responses).") from None
+        texts = (item.responses,) if isinstance(item.responses, str) else item.responses
         try:
-            fits = Feedback(item.prompt, responses, self.mode, "skip", sources=item.sources)
+            fits = Feedback(item.prompt, texts, self.mode, "skip", self.rater, sources=item.sources)
         except LabError as error:
             raise LabError(f"{what} can't be rated: {error}") from None
         if len(fits.responses) > len(LETTERS):
-            raise LabError(
-                f"{what} has {len(fits.responses)} answers. Show at most {len(LETTERS)}."
-            )
-        return Item(fits.prompt, fits.responses, fits.sources)
+            raise LabError(f"{what} has {len(texts)} answers. Show at most {len(LETTERS)}.")
+        return fits
 
     def _advance(self):
         """Go on to the next item: of the list, or the one that the caller's function chooses."""
-        self._item, self._number = None, len(self.results)
+        self._item, self._number = None, len(self._judged)
         try:
             if self._todo:
                 self._number, self._item = self._todo.popleft()
@@ -225,10 +215,6 @@ class Panel:
 
     # --- clicks ----------------------------------------------------------------------------------
 
-    def _click(self, action):
-        if time.monotonic() - self._since >= self.fastest:
-            self._try(action)
-
     def _try(self, action):
         """Do what a click asks for; where that fails, say so in one sentence, and what stands there
         stays.
@@ -236,33 +222,25 @@ class Panel:
         try:
             action()
         except LabError as error:
-            self._say(str(error), alert=True)
+            self._say(str(error), "alert")
         except Exception as error:  # nothing else would show it: this runs in a widget's callback
-            self._say(
-                f"That failed ({type(error).__name__}: {error}). Stored ratings are safe.",
-                alert=True,
-            )
+            reason = f"{type(error).__name__}: {error}"
+            self._say(f"That failed ({reason}). Stored ratings are safe.", "alert")
 
     def _judge(self, verdict, said):
         """Put a verdict in the store, and only then go on."""
         if self._item is None:
             return
-        seconds = round(time.monotonic() - self._since, 2)
-        tags = tuple(tag for tag, box in self._tags.items() if box.value)
-        item, note = self._item, self._note.value.strip()
-        judged = Feedback(
-            item.prompt,
-            item.responses,
-            self.mode,
-            verdict,
-            self.rater,
-            self._shown,
-            tags,
-            note,
-            seconds,
-            item.sources,
+        judged = replace(
+            self._item,
+            verdict=verdict,
+            shown=self._shown,
+            tags=[tag for tag, box in self._tags.items() if box.value],
+            note=self._note.value.strip(),
+            seconds=round(time.monotonic() - self._since, 2),
         )
-        self._keep(self.store.add(judged), (self._number, item))
+        judged = self.store.add(judged)
+        self._judged[judged.id] = judged, (self._number, self._item)
         self._say(f"Stored: {said}.")
         self._advance()
 
@@ -300,11 +278,11 @@ class Panel:
             return self._say(f"Not yet: {', '.join(LETTERS[p] for p in left)} still to do.")
         if self.mode == "rank":
             order = [*self._marks, *left]
-            return self._judge(
-                tuple(self._shown[p] for p in order), " > ".join(LETTERS[p] for p in order)
-            )
-        said = ", ".join(f"{LETTERS[p]} {score}" for p, score in self._marks.items())
-        self._judge(tuple(self._marks[self._shown.index(i)] for i in range(len(self._shown))), said)
+            said = " > ".join(LETTERS[place] for place in order)
+            return self._judge(tuple(self._shown[place] for place in order), said)
+        said = ", ".join(f"{LETTERS[place]} {score}" for place, score in self._marks.items())
+        scores = {self._shown[place]: score for place, score in self._marks.items()}
+        self._judge(tuple(scores[i] for i in sorted(scores)), said)
 
     def _clear(self):
         self._marks = {}
@@ -314,15 +292,15 @@ class Panel:
         """Take this rater's newest judgement back and ask again, with its tags and note as they
         were.
         """
-        if not self.results:
+        newest = self.store.all(rater=self.rater)[-1:]
+        if not self._judged or not newest:
             return self._say("There is nothing to undo.")
-        if self.store.all(rater=self.rater)[-1].id not in self._places:
+        if newest[0].id not in self._judged:
             return self._say("Your newest rating was made in another panel: undo it there.")
         taken = self.store.undo(self.rater)
         if self._item:
             self._todo.appendleft((self._number, self._item))
-        self._todo.appendleft(self._places.pop(taken.id))
-        self.results = [one for one in self.results if one.id != taken.id]
+        self._todo.appendleft(self._judged.pop(taken.id)[1])
         self._advance()
         self._reasons(taken.tags, taken.note)
         self._say("Taken back. Rate it again.")
@@ -331,80 +309,64 @@ class Panel:
 
     def _build(self, tags):
         self._head, self._prompt, self._place, self._question, self._status = (
-            _styled(widgets.HTML(), f"labkit-{name}")
+            widgets.HTML().add_class(f"labkit-{name}")
             for name in ("head", "prompt", "place", "question", "status")
         )
+        self._cards, self._grid = [], _row("labkit-cards")
         self.verdicts = {
-            value: self._button(text, key, lambda value=value, text=text: self._answer(value, text))
+            value: self._button(text, key, self._answer, value, text)
             for text, key, value in VERDICTS.get(self.mode, ())
         }
-        self._marking = {
-            "rank": [
-                self._button("", f"{place + 1}", lambda place=place: self._mark(place))
-                for place in range(9)
-            ],
-            "scale": [
-                self._button(f"{n}", f"{n % 10}", lambda n=n: self._mark(n)) for n in range(1, 11)
-            ],
-        }.get(self.mode, [])
+        self._marking, pager = [], []
+        if self.mode == "rank":
+            self._marking = [self._button("", f"{p + 1}", self._mark, p) for p in range(9)]
+        if self.mode == "scale":
+            self._marking = [self._button(f"{n}", f"{n % 10}", self._mark, n) for n in range(1, 11)]
+        if self.mode == "regenerated":
+            back = self._button("<", "arrowleft", self._turn, 0)
+            self._on = self._button(">", "arrowright", self._turn, 1)
+            back.tooltip, self._on.tooltip = "Show the first answer", "Show the new answer"
+            pager = [_row("labkit-pager", back, self._place, self._on)]
         self._save = self._button("Save", "s", self._finish)
-        self._skip = self._button(
-            "Skip", "k", lambda: self._answer("skip", "skipped"), "labkit-quiet"
-        )
-        undo = self._button("Undo", "z", self._undo, "labkit-quiet")
-        self._pager = (
-            []
-            if self.mode != "regenerated"
-            else [
-                self._button(
-                    "<", "arrowleft", lambda: self._turn(0), tooltip="Show the first answer"
-                ),
-                self._button(
-                    ">", "arrowright", lambda: self._turn(1), tooltip="Show the new answer"
-                ),
-            ]
-        )
+        clear = self._button("Clear", "backspace", self._clear)
+        self._skip = self._button("Skip", "k", self._answer, "skip", "skipped")
+        undo = self._button("Undo", "z", self._undo)
+        for quiet in (self._skip, undo):
+            quiet.add_class("labkit-quiet")
         self._tags = {
-            tag: _styled(
-                widgets.Checkbox(description=visible(tag), indent=False), f"labkit-key-{key}"
-            )
+            tag: widgets.Checkbox(description=visible(tag), indent=False).add_class(key)
             for tag, key in _tag_keys(tags).items()
         }
-        self._note = _styled(
-            widgets.Text(
-                description="Note", placeholder="why? (if you like)", continuous_update=False
-            ),
-            "labkit-note",
-            "labkit-key-n",
+        self._note = widgets.Text(
+            description="Note", placeholder="why? (if you like)", continuous_update=False
         )
-        self._cards, self._grid = [], _row("labkit-cards")
-        clear = self._button("Clear", "backspace", self._clear)
-        marks = _row(f"labkit-{self.mode}", *self._marking)
+        marks = (_row(f"labkit-{self.mode}", *self._marking), self._save, clear)
         self._body = _row(
             "labkit-body",
             self._prompt,
-            *(
-                [_row("labkit-pager", self._pager[0], self._place, self._pager[1])]
-                if self._pager
-                else ()
-            ),
+            *pager,
             self._grid,
             self._question,
-            _row("labkit-verdicts", *(self.verdicts.values() or (marks, self._save, clear))),
+            _row("labkit-verdicts", *(self.verdicts.values() or marks)),
             _row("labkit-tags", *self._tags.values()),
-            self._note,
+            self._note.add_class("labkit-note").add_class("labkit-key-n"),
         )
-        style = _styled(widgets.HTML(f"<style>{CSS}</style>"), "labkit-hidden")
-        foot = _row("labkit-foot", self._skip, undo, self._status)
         self.widget = _row(
-            "labkit-panel", style, self._head, self._body, foot, _styled(Keys(), "labkit-hidden")
+            "labkit-panel",
+            widgets.HTML(f"<style>{CSS}</style>").add_class("labkit-hidden"),
+            self._head,
+            self._body,
+            _row("labkit-foot", self._skip, undo, self._status),
+            Keys().add_class("labkit-hidden"),
         )
 
-    def _button(self, text, key, action, name="labkit-choice", tooltip=None):
-        button = _styled(
-            widgets.Button(description=text, tooltip=tooltip), name, f"labkit-key-{key}"
-        )
-        button.on_click(lambda _: self._click(action))
+    def _button(self, text, key, action, *arguments):
+        def click(_):
+            if time.monotonic() - self._since >= self.fastest:
+                self._try(lambda: action(*arguments))
+
+        button = widgets.Button(description=text).add_class(f"labkit-key-{key}")
+        button.on_click(click)
         return button
 
     def _reasons(self, tags=(), note=""):
@@ -415,86 +377,53 @@ class Panel:
     def _draw(self):
         if self._quiet:  # a Jupyter server drops messages where more than 1,000 come in a second
             return
-        bar = (
-            f'<progress aria-label="rated" max="{self._total}"'
-            f' value="{len(self.results)}"></progress>'
-        )
+        rated = f'max="{self._total}" value="{len(self._judged)}"'
+        bar = f'<progress aria-label="rated" {rated}></progress>' if self._total else ""
         hint = '<span class="labkit-hint">click in the panel to use the keys</span>'
-        self._head.value = (
-            f"{bar if self._total else ''}<span>{self._share()}{self._left()}</span>{hint}"
-        )
+        self._head.value = f"{bar}<span>{self._share()}{self._left()}</span>{hint}"
         for part in (self._body, self._skip):
             _switch(part, "labkit-hidden", self.done)
         if self.done:
             return self._say("Nothing is left to rate. Thank you.")
+        paged, count, left = self.mode == "regenerated", len(self._shown), self._unmarked()
+        names = [f"Answer {letter}" for letter in LETTERS[:count]]
+        asked = names[left[0]].replace("A", "a", 1) if left else "each answer"
+        if paged or count == 1:
+            names, asked = ["Answer"] * count, "this answer"
+        ranks = {place: ORDINALS[n] for n, place in enumerate(self._marks)}
+        marks = {"rank": ranks, "scale": self._marks}.get(self.mode, {})
         self._prompt.value = _text(self._item.prompt, "Prompt")
         self._place.value = f"{self._page + 1} / 2"
-        self._draw_answers(len(self._shown))
-
-    def _draw_answers(self, count):
-        left, names = self._unmarked(), [f"answer {letter}" for letter in LETTERS[:count]]
-        if count == 1 or self._pager:
-            names = ["this answer"] * count
-        self._question.value = QUESTIONS[self.mode].format(
-            names[left[0]] if left else "each answer"
-        )
-        ranked = (
-            {place: ORDINALS[n] for n, place in enumerate(self._marks)}
-            if self.mode == "rank"
-            else {}
-        )
-        marks = self._marks if self.mode == "scale" else ranked
+        self._question.value = QUESTIONS[self.mode].format(asked)
         self._cards += [widgets.HTML() for _ in range(len(self._cards), count)]
-        for place, index in enumerate(self._shown):
-            name = names[place].removeprefix("this ").replace("answer", "Answer")
-            self._cards[place].value = _text(
-                self._item.responses[index], name, marks.get(place, "")
-            )
-            _switch(self._cards[place], "labkit-hidden", bool(self._pager) and place != self._page)
-        if len(self._grid.children) != count:
-            self._grid.children = self._cards[:count]
+        self._grid.children = self._cards[:count]
+        for place, (index, card) in enumerate(zip(self._shown, self._cards)):
+            card.value = _text(self._item.responses[index], names[place], marks.get(place, ""))
+            _switch(card, "labkit-hidden", paged and place != self._page)
         for place, button in enumerate(self._marking if self.mode == "rank" else ()):
-            button.description = (
-                f"{LETTERS[place]} is {ranked[place]}" if place in ranked else LETTERS[place]
-            )
-            _switch(button, "labkit-on", place in ranked)
+            letter, rank = LETTERS[place], ranks.get(place)
+            button.description = f"{letter} is {rank}" if rank else letter
+            _switch(button, "labkit-on", rank is not None)
             _switch(button, "labkit-hidden", place >= count)
 
     def _share(self) -> str:
-        return f"{len(self.results)} {f'of {self._total} ' if self._total else ''}rated"
+        return f"{len(self._judged)} {f'of {self._total} ' if self._total else ''}rated"
 
     def _left(self) -> str:
         """The time left, by the median time of a rating so far."""
         seconds = [one.seconds for one in self.results if one.verdict != "skip"]
         if self._total is None or self.done or len(seconds) < 3:
             return ""
-        minutes = median(seconds) * (self._total - len(self.results)) / 60
+        minutes = median(seconds) * (self._total - len(self._judged)) / 60
         return f" · about {minutes:.0f} min left" if minutes >= 1 else " · less than a minute left"
 
-    def _say(self, sentence, alert=False):
-        self._status.value = (
-            "<span"
-            f' class="labkit-{"alert" if alert else "said"}">{html.escape(visible(sentence))}</span>'
-        )
-
-
-class Keys(anywidget.AnyWidget):
-    """Hears the keys of the panel in which it stands (panels.js)."""
-
-    _esm = Path(__file__).with_suffix(".js")
-
-
-CSS = Path(__file__).with_suffix(".css").read_text("utf8")
+    def _say(self, sentence, kind="said"):
+        self._said = sentence
+        self._status.value = f'<span class="labkit-{kind}">{html.escape(visible(sentence))}</span>'
 
 
 def _row(name, *children):
-    return _styled(widgets.Box(children), name)
-
-
-def _styled(widget, *names):
-    for name in names:
-        widget.add_class(name)
-    return widget
+    return widgets.Box(children).add_class(name)
 
 
 def _switch(widget, name, on):
@@ -507,17 +436,18 @@ def _text(text, name, mark="") -> str:
     inside = html.escape(visible(text, newline="\n")) or '<i class="labkit-empty">(empty)</i>'
     box = f'role="group" aria-label="{name}" tabindex="0" dir="auto" lang="{lang}"'
     return (
-        f'<div class="labkit-name">{name} <span>{mark}</span></div><div class="labkit-text"'
-        f" {box}>{inside}</div>"
+        f'<div class="labkit-name">{name} <span>{mark}</span></div>'
+        f'<div class="labkit-text" {box}>{inside}</div>'
     )
 
 
 def _tag_keys(tags) -> dict:
-    """A key for each tag: its first letter that is still free (s, k, n and z are taken by Save,
-    Skip, Note, Undo).
+    """The class of a key for each tag: its first letter that is still free (s, k, n and z are taken
+    by Save, Skip, Note, Undo).
     """
-    keys = {}
+    keys, free = {}, [c for c in string.ascii_lowercase if c not in "sknz"]
     for tag in tags:
-        free = set(string.ascii_lowercase) - {*"sknz", *keys.values()}
-        keys[tag] = next((c for c in tag.lower() + string.ascii_lowercase if c in free), "none")
+        key = next((c for c in [*tag.lower(), *free] if c in free), "none")
+        free = [c for c in free if c != key]
+        keys[tag] = f"labkit-key-{key}"
     return keys

@@ -1,11 +1,12 @@
 """The learner's ratings: one SQLite file that only grows. Every rating is on disk before the next
 one is asked for.
 
-    store = Store()                                                     # runs/feedback.sqlite
-    store.add(Feedback("台灣最高的山？", ("玉山", "泰山"), "pair", 0))        # on disk (fsync) when it returns
-    store.undo()                                                        # marks the newest as undone; nothing is ever deleted
-    store.pairs(), store.ratings()                                      # what the reward model, DPO and KTO learn from
- SQLite keeps it whole through a killed kernel, a full disk and two notebooks at once
+    store = Store()                    # runs/feedback.sqlite
+    store.add(Feedback("台灣最高的山？", ("玉山", "泰山"), "pair", 0))  # on disk when it returns
+    store.undo()                       # marks the newest as undone; nothing is ever deleted
+    store.pairs(), store.ratings()     # what the reward model, DPO and KTO learn from
+
+SQLite keeps it whole through a killed kernel, a full disk and two notebooks at once
 (https://sqlite.org/wal.html): WAL lets one write while others read, and synchronous=FULL waits for
 the disk at every commit. The file says in its header that it is ours (application_id) and which
 version of the table it holds (user_version).
@@ -15,7 +16,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import sqlite3
 import threading
 import time
@@ -38,18 +38,14 @@ MODES = {
     "scale": (1, math.inf),
 }
 APPLICATION_ID = int.from_bytes(b"LABK", "big")
-WAIT = 30  # seconds that a writer waits for another one
-
-# Each step makes the next version of the table, so a store's version is the number of steps it has
-# seen. Add steps; never change one.
-STEPS = [
-    """CREATE TABLE feedback (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time TEXT NOT NULL, rater TEXT NOT NULL,
-        mode TEXT NOT NULL, prompt TEXT NOT NULL, responses TEXT NOT NULL, verdict TEXT NOT NULL, shown TEXT NOT NULL,
-        tags TEXT NOT NULL, note TEXT NOT NULL, seconds REAL NOT NULL, sources TEXT NOT NULL,
-        undone INTEGER NOT NULL DEFAULT 0)"""
-]
+VERSION = 1  # of TABLE; every store there is has this one
+TABLE = """CREATE TABLE feedback (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time TEXT NOT NULL,
+    rater TEXT NOT NULL, mode TEXT NOT NULL, prompt TEXT NOT NULL, responses TEXT NOT NULL,
+    verdict TEXT NOT NULL, shown TEXT NOT NULL, tags TEXT NOT NULL, note TEXT NOT NULL,
+    seconds REAL NOT NULL, sources TEXT NOT NULL, undone INTEGER NOT NULL DEFAULT 0)"""
 JSON = ("responses", "verdict", "shown", "tags", "sources")  # columns whose text is JSON
+WAIT = 30  # seconds that a writer waits for another one
 
 
 # --- one judgement -------------------------------------------------------------------------------
@@ -57,12 +53,11 @@ JSON = ("responses", "verdict", "shown", "tags", "sources")  # columns whose tex
 
 @dataclass
 class Feedback:
-    """One judgement of one rater. The verdict always speaks of `responses`, never of places on the
-    screen:
+    """One judgement of one rater. The verdict speaks of `responses`, never of places on the screen:
 
-    "pair", "regenerated": 0 or 1, the index of the better one, or "same" (regenerated: the first
-    answer and the new one) "thumb": True or False for one response "rank": the indices, best first
-    "scale": 1 to 10 for each response and in every mode "skip". Raises LabError for anything else.
+    "pair", "regenerated" (the first answer and a new one): 0 or 1, the index of the better, or
+    "same"; "thumb": True or False for one response; "rank": the indices, best first; "scale": 1 to
+    10 for each response; and in every mode "skip". Raises LabError for anything else.
     """
 
     prompt: str
@@ -71,9 +66,7 @@ class Feedback:
     verdict: object
     rater: str = "me"
     shown: tuple[int, ...] = ()
-    """The order on the screen: shown[0] is the index of the response on the left. Empty:
-    unknown.
-    """
+    """The order on the screen: shown[0] is the index of the left response. Empty: unknown."""
     tags: tuple[str, ...] = ()
     note: str = ""
     seconds: float = 0.0
@@ -87,9 +80,9 @@ class Feedback:
 
     def __post_init__(self):
         for name in ("responses", "shown", "tags", "sources"):
-            if not isinstance(getattr(self, name), (list, tuple)):
-                raise LabError(f'"{name}" is {getattr(self, name)!r:.80}, but it must be a list.')
-            setattr(self, name, tuple(getattr(self, name)))
+            if not isinstance(value := getattr(self, name), (list, tuple)):
+                raise wrong(name, value, "a list")
+            setattr(self, name, tuple(value))
         if isinstance(self.verdict, list):
             self.verdict = tuple(self.verdict)
         for name in ("prompt", "mode", "rater", "note", "id", "time"):
@@ -98,56 +91,40 @@ class Feedback:
             for i, text in enumerate(getattr(self, name)):
                 check_text(text, f"{name}[{i}]")
         if self.mode not in MODES:
-            raise LabError(
-                f'"mode" is {self.mode!r:.80}, but it must be one of {", ".join(MODES)}.'
-            )
+            raise wrong("mode", self.mode, f"one of {', '.join(MODES)}")
         n, (fewest, most) = len(self.responses), MODES[self.mode]
         if not fewest <= n <= most:
             needed = f"{fewest}{' or more' if most > fewest else ''}"
             raise LabError(f'"responses" holds {n}, but mode "{self.mode}" needs {needed}.')
         if not self._fits(n):
-            raise LabError(
-                f'"verdict" is {self.verdict!r:.80}, which says nothing in mode "{self.mode}" with'
-                f" {n} responses."
-            )
+            raise wrong("verdict", self.verdict, f'one of mode "{self.mode}" with {n} responses')
         if self.shown and not permutation(self.shown, n):
-            raise LabError(
-                f'"shown" is {self.shown!r:.80}, but it must hold each of 0 to {n - 1} once.'
-            )
+            raise wrong("shown", self.shown, f"each of 0 to {n - 1} once")
         if self.sources and len(self.sources) != n:
             raise LabError(f'"sources" holds {len(self.sources)}, but there are {n} responses.')
         if type(self.seconds) not in (int, float) or not 0 <= self.seconds < math.inf:
-            raise LabError(
-                f'"seconds" is {self.seconds!r:.80}, but it must be a number, 0 or more.'
-            )
-        self.seconds = float(
-            min(self.seconds, 1e9)
-        )  # an integer of a file may be too long for a float
+            raise wrong("seconds", self.seconds, "a number, 0 or more")
+        # An integer of a file may be too long for a float.
+        self.seconds = float(min(self.seconds, 1e9))
         try:
             datetime.fromisoformat(self.time or "2000-01-01")
         except ValueError:
-            raise LabError(
-                f'"time" is {self.time!r:.80}, but it must be a time such as'
-                " 2026-11-22T19:30:00+00:00."
-            ) from None
+            raise wrong("time", self.time, "a time such as 2026-11-22T19:30:00+00:00") from None
 
     def _fits(self, n: int) -> bool:
         """Whether the verdict is one that the mode has."""
-        if type(self.verdict) is str:
-            return (
-                self.verdict == "skip"
-                or self.verdict == "same"
-                and self.mode in ("pair", "regenerated")
-            )
+        verdict, two = self.verdict, self.mode in ("pair", "regenerated")
+        if type(verdict) is str:
+            return verdict == "skip" or verdict == "same" and two
+        if two:
+            return type(verdict) is int and verdict in (0, 1)
         if self.mode == "thumb":
-            return type(self.verdict) is bool
-        if self.mode in ("pair", "regenerated"):
-            return type(self.verdict) is int and self.verdict in (0, 1)
-        if type(self.verdict) is not tuple:
+            return type(verdict) is bool
+        if type(verdict) is not tuple:
             return False
         if self.mode == "rank":
-            return permutation(self.verdict, n)
-        return len(self.verdict) == n and all(type(v) is int and 1 <= v <= 10 for v in self.verdict)
+            return permutation(verdict, n)
+        return len(verdict) == n and all(type(v) is int and 1 <= v <= 10 for v in verdict)
 
     def worth(self) -> list[int]:
         """A number per response, the better the higher; empty where responses were not compared (a
@@ -179,10 +156,14 @@ class Feedback:
         ]
 
 
+def wrong(name: str, value, wanted: str) -> LabError:
+    return LabError(f'"{name}" is {value!r:.80}, but it must be {wanted}.')
+
+
 def check_text(value, name: str):
     """Text that every file can hold, or LabError."""
     if not isinstance(value, str):
-        raise LabError(f'"{name}" is {value!r:.80}, but it must be text.')
+        raise wrong(name, value, "text")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -193,12 +174,17 @@ def permutation(indices, n: int) -> bool:
     return all(type(i) is int for i in indices) and sorted(indices) == list(range(n))
 
 
+NAMES = [field.name for field in fields(Feedback)]
+NEEDED = [field.name for field in fields(Feedback) if field.default is MISSING]
+COLUMNS = ", ".join(NAMES)
+WANTED = "NOT undone AND (:rater IS NULL OR rater = :rater) AND (:mode IS NULL OR mode = :mode)"
+
+
 # --- the store -----------------------------------------------------------------------------------
 
 
 class Store:
-    """The ratings in one file; made where there is none yet, brought to the newest version where it
-    is older (a copy stays beside it).
+    """The ratings in one file, which is made where there is none yet.
 
     path: the file [runs/feedback.sqlite]. Any number of processes may have it open. Raises
     LabError, and leaves the file as it was, where it is not a store, is damaged, comes from a newer
@@ -214,7 +200,7 @@ class Store:
             refuse_strangers(self.path)
             self._db = connect(self.path)
             on_failure.callback(self._db.close)
-            self._bring_up_to_date()
+            self._prepare()
             switch_to_wal(self._db)
             self._inode = inode(self.path)
             on_failure.pop_all()
@@ -233,7 +219,7 @@ class Store:
         """Save one judgement; returns it with its id and time. It is on disk when this returns.
         LabError: it is not, and all others are.
         """
-        kept = dated(replace(feedback, id=feedback.id or str(uuid.uuid4())))
+        kept = named(feedback)
         with self._transaction() as db:
             if insert(db, [kept]) == 0:
                 raise LabError(
@@ -245,7 +231,7 @@ class Store:
         """Save many judgements, all or none; returns how many were new (an id that is there already
         is passed over).
         """
-        many = [dated(replace(one, id=one.id or str(uuid.uuid4()))) for one in many]
+        many = [named(one) for one in many]
         with self._transaction() as db:
             return insert(db, many)
 
@@ -282,18 +268,13 @@ class Store:
         """A datasets.Dataset with prompt, chosen, rejected, as TRL's RewardTrainer and DPOTrainer
         take it.
         """
-        found = [
-            {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected}
-            for p in self.pairs(rater)
-        ]
+        names = ("prompt", "chosen", "rejected")
+        found = [{name: getattr(pair, name) for name in names} for pair in self.pairs(rater)]
         return dataset(found, "no preference yet: judge some pairs")
 
     def unpaired_dataset(self, rater: str | None = None):
         """A datasets.Dataset with prompt, completion, label, as TRL's KTOTrainer takes it."""
-        return dataset(
-            [thumb(r) for r in self.ratings(rater)],
-            "no thumb yet: judge some answers with thumb up or down",
-        )
+        return dataset([thumb(one) for one in self.ratings(rater)], "no thumb yet: give some")
 
     def export(self, folder) -> dict[str, Path]:
         """Write ratings.jsonl (all there is to know; `load` reads it back), preferences.jsonl and
@@ -305,15 +286,9 @@ class Store:
         """
         judged = self.all()
         if not judged:
-            raise LabError(
-                f"There is nothing to export: {self.path} holds no rating yet. Rate something"
-                " first."
-            )
-        parts = {
-            "ratings": judged,
-            "preferences": self.pairs(),
-            "thumbs": [thumb(r) for r in self.ratings()],
-        }
+            raise LabError(f"There is nothing to export: {self.path} is empty. Rate something.")
+        thumbs = [thumb(one) for one in self.ratings()]
+        parts = {"ratings": judged, "preferences": self.pairs(), "thumbs": thumbs}
         return {
             name: data.save_jsonl(part, Path(folder) / f"{name}.jsonl")
             for name, part in parts.items()
@@ -328,50 +303,28 @@ class Store:
         forms. Raises LabError that names the lines which can't be used.
         """
         seen = Counter()
-        found = [
-            one for row in data.load(str(source), lambda row: judgements(row, seen)) for one in row
-        ]
-        return self.extend(found)
+        found = data.load(str(source), lambda row: [recognised(one, seen) for one in in_row(row)])
+        return self.extend(one for row in found for one in row)
 
     # --- SQLite ---
 
-    def _bring_up_to_date(self):
-        """Make the table, or take it from its version to ours. The header changes with the table,
-        in one commit.
-        """
-        if self._version() < len(STEPS):
+    def _prepare(self):
+        """Make the table where there is none. The header comes with it, in one commit."""
+        if self._version() == 0:
             with self._transaction() as db:
-                old = self._version()  # once more: another process may have been quicker
-                if 0 < old < len(STEPS):
-                    self._keep_copy(old)
-                for version in range(old, len(STEPS)):
-                    db.execute(STEPS[version])
+                if self._version() == 0:  # another process may have been quicker
+                    db.execute(TABLE)
                     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    db.execute(f"PRAGMA user_version = {version + 1}")
-        if self._version() > len(STEPS):
+                    db.execute(f"PRAGMA user_version = {VERSION}")
+        if self._version() != VERSION:
             raise LabError(
                 f"{self.path} was written by a newer labkit (version {self._version()} of the"
-                f" table; this one knows {len(STEPS)}). Update labkit, or name another file;"
-                " nothing in it was changed."
+                f" table; this one knows {VERSION}). Update labkit, or name another file; nothing"
+                " in it was changed."
             )
 
     def _version(self) -> int:
         return self._db.execute("PRAGMA user_version").fetchone()[0]
-
-    def _keep_copy(self, version: int):
-        """feedback.sqlite → feedback-v1-20261122T193000Z.sqlite, whole or not there."""
-        name = f"{self.path.stem}-v{version}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}{self.path.suffix}"
-        temporary = self.path.with_name(f".{name}.{os.getpid()}.tmp")
-        try:
-            # A reader of its own: SQLite copies nothing through a connection that is writing.
-            with (
-                contextlib.closing(connect(self.path)) as reader,
-                contextlib.closing(sqlite3.connect(temporary)) as copy,
-            ):
-                reader.backup(copy)
-            temporary.replace(self.path.with_name(name))
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _transaction(self):
@@ -399,14 +352,12 @@ class Store:
 
     def _read(self, row) -> Feedback:
         """A row of the table, in the order of COLUMNS."""
-        named = dict(zip(NAMES, row))
+        found = dict(zip(NAMES, row))
         try:
-            return Feedback(
-                **{key: json.loads(value) if key in JSON else value for key, value in named.items()}
-            )
+            return Feedback(**found | {key: json.loads(found[key]) for key in JSON})
         except (LabError, ValueError, TypeError) as error:
             raise LabError(
-                f"{self.path} is damaged: its rating {named['id']!r} can't be read ({error})."
+                f"{self.path} is damaged: its rating {found['id']!r} can't be read ({error})."
                 " Restore a copy of it."
             ) from error
 
@@ -416,39 +367,27 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            name = (
-                getattr(error, "sqlite_errorname", None)
-                or f"OSError {getattr(error, 'errno', None)}"
-            )
-            advice = next(advice for start, advice in ADVICE.items() if name.startswith(start))
+            number = getattr(error, "errno", None)
+            name = getattr(error, "sqlite_errorname", None) or f"errno {number}"
+            advice = next(advice for starts, advice in ADVICE.items() if name.startswith(starts))
             reason = getattr(error, "strerror", None) or str(error).rstrip(".")
             raise LabError(f"{self.path}: {advice.format(reason=reason)}") from error
 
 
 UNSAVED = "so this was not saved; all that was saved before is safe"
 ADVICE = {  # by the beginning of SQLite's name for an error
-    "SQLITE_FULL": f"The disk is full, {UNSAVED}. Free some space and do it again.",
-    "OSError 28": f"The disk is full, {UNSAVED}. Free some space and do it again.",
-    "SQLITE_IOERR": (
-        f"The disk refused ({{reason}}), {UNSAVED}. Free some space or check the disk, and do it"
-        " again."
-    ),
+    ("SQLITE_FULL", "errno 28"): f"The disk is full, {UNSAVED}. Free some space and do it again.",
+    "SQLITE_IOERR": f"The disk refused ({{reason}}), {UNSAVED}. Check it and do it again.",
     "SQLITE_BUSY": (
         f"Another program has kept the store locked for {WAIT} s, {UNSAVED}. Close it and do it"
         " again."
     ),
-    "SQLITE_READONLY": (
-        f"The file can't be written, {UNSAVED}. Change its permissions, or name another file."
-    ),
-    "SQLITE_CORRUPT": (
+    "SQLITE_READONLY": f"The file can't be written, {UNSAVED}. Change its permissions.",
+    ("SQLITE_CORRUPT", "SQLITE_NOTADB"): (
         "The store is damaged ({reason}). Restore a copy of it, or name another file."
     ),
-    "SQLITE_NOTADB": "The store is damaged ({reason}). Restore a copy of it, or name another file.",
     "": "It can't be used as a store ({reason}). Name another file.",
 }
-NAMES = [field.name for field in fields(Feedback)]
-COLUMNS = ", ".join(NAMES)
-WANTED = "NOT undone AND (:rater IS NULL OR rater = :rater) AND (:mode IS NULL OR mode = :mode)"
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -482,9 +421,9 @@ def refuse_strangers(path: Path):
     would, on closing, drop the locks of another Store of this process:
     https://sqlite.org/howtocorrupt.html, 2.2.)
     """
-    what = "a folder" if path.is_dir() else "another kind of file"
     if not path.exists() or path.is_file() and path.stat().st_size == 0:
         return
+    what = "a folder" if path.is_dir() else "another kind of file"
     if path.is_file():
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as db:
             try:
@@ -511,59 +450,37 @@ def inode(path: Path) -> int:
         return 0
 
 
+def named(one: Feedback) -> Feedback:
+    """A judgement with an id and a time."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return replace(one, id=one.id or str(uuid.uuid4()), time=one.time or now)
+
+
 def insert(db, many: list[Feedback]) -> int:
     """Insert judgements whose ids are new; returns how many were."""
-    before = db.total_changes
-    values = [
-        [
-            json.dumps(value, ensure_ascii=False) if key in JSON else value
-            for key, value in asdict(one).items()
-        ]
-        for one in many
-    ]
-    marks = ", ".join("?" * len(NAMES))
+    before, values = db.total_changes, [asdict(one) for one in many]
+    for row in values:
+        row |= {key: json.dumps(row[key], ensure_ascii=False) for key in JSON}
+    marks = ", ".join(f":{name}" for name in NAMES)
     db.executemany(
         f"INSERT INTO feedback ({COLUMNS}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", values
     )
     return db.total_changes - before
 
 
-def dated(one: Feedback) -> Feedback:
-    return replace(one, time=one.time or datetime.now(UTC).isoformat(timespec="milliseconds"))
-
-
 # --- in and out ----------------------------------------------------------------------------------
 
 
-def judgements(row: dict, seen: Counter) -> list[Feedback]:
-    """The judgements in one row of a file. Rows without an id get one from what they say and how
-    often (`seen`) it was said before.
-    """
-    try:
-        found = in_row(row)
-    except LabError as reason:
-        raise rows.Bad(str(reason).rstrip(".")) from None
-    for one in found:
-        if not one.id:
-            said = json.dumps(asdict(one), sort_keys=True)
-            seen[said] += 1
-            one.id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{seen[said]} {said}"))
-    return found
-
-
 def in_row(row: dict) -> list[Feedback]:
+    """The judgements in one row of a file."""
     rater = row.get("rater") or "imported"
     if "verdict" in row:
-        unknown = [key for key in row if key not in NAMES]
-        missing = [
-            field.name
-            for field in fields(Feedback)
-            if field.default is MISSING and field.name not in row
-        ]
-        if unknown or missing:
-            raise LabError(
-                f'has no "{missing[0]}"' if missing else f'has the unknown "{unknown[0]}"'
-            )
+        for name in NEEDED:
+            if name not in row:
+                raise rows.Bad(f'has no "{name}"')
+        for name in row:
+            if name not in NAMES:
+                raise rows.Bad(f'has the unknown "{name}"')
         return [Feedback(**row)]
     if "annotator1" in row:  # 0: the same, 1: the first is better, 2: the second is
         prompt, responses, votes = rows.pandalm(row)
@@ -576,6 +493,17 @@ def in_row(row: dict) -> list[Feedback]:
         return [Feedback(one.prompt, (one.response,), "thumb", one.label, rater=rater)]
     pair = rows.pair(row)
     return [Feedback(pair.prompt, (pair.chosen, pair.rejected), "pair", 0, rater=rater)]
+
+
+def recognised(one: Feedback, seen: Counter) -> Feedback:
+    """A judgement with an id: where the file has none, one made of what it says and of how often
+    (`seen`) that was said before, so that it is the same at the next import.
+    """
+    if one.id:
+        return one
+    said = json.dumps(asdict(one), sort_keys=True)
+    seen[said] += 1
+    return replace(one, id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{seen[said]} {said}")))
 
 
 def thumb(rating: Rating) -> dict:

@@ -1,6 +1,7 @@
 """Which pair next? A reward that is fitted in milliseconds and knows how sure it is, and a choice
 that asks it.
- LinearReward is the reward model's little sister: the same loss for a score that is linear in the
+
+LinearReward is the reward model's little sister: the same loss for a score that is linear in the
 policy's hidden states. NextPair asks a rater about the pair that is least certain.
 """
 

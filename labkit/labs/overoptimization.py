@@ -3,7 +3,8 @@ started, over seeds.
 
     gold(d) = start + α d − β d²          best-of-n           d = √KL(π ‖ π_ref)
     gold(d) = start + α d − β d log d     PPO
- Gao, Schulman & Hilton (arXiv 2210.10760), section 1, with the start fitted as well: it is not
+
+Gao, Schulman & Hilton (arXiv 2210.10760), section 1, with the start fitted as well: it is not
 exactly 0 in our marks. `measure` trains and samples everything (24 PPO runs and 9 reward models for
 three seeds); its record lies in data/checkpoints/overoptimization.json, and what notebook 08 shows
 of it is computed by the functions below, which are plain Python.
@@ -15,8 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
-from labkit import LabError, config, runs
+import numpy as np
+
+from labkit import LabError, atlas, charts, config, data, evals, models, rollout, runs
 from labkit import stages as all_stages
+from labkit.atlas.symptoms import symptoms
+from labkit.stages import pairs as preferences
 
 UPDATES = 32  # of every PPO run
 PROMPTS = 64  # held-out prompts for best-of-n
@@ -69,15 +74,11 @@ def measure(profile: config.Profile, seeds: int = 3) -> dict:
             curve = {key: [line.get(key) for line in run.metrics()] for key in CURVE}
             row["runs"][setting] = {"curve": curve, "end": at_end(run, seed)}
         found.append(row)
-    return rounded(
-        {
-            "profile": profile.name,
-            "updates": UPDATES,
-            "settings": SETTINGS,
-            "seeds": found,
-            "versions": runs.versions(),
-        }
-    )
+    made = {"profile": profile.name, "updates": UPDATES, "settings": SETTINGS, "seeds": found}
+    text = json.dumps(made | {"versions": runs.versions()})
+    # Four digits are enough, and JSON has no NaN.
+    short = {"parse_float": lambda x: round(float(x), 4), "parse_constant": lambda nan: None}
+    return json.loads(text, **short)
 
 
 def policy(profile, trained: list, seed: int, setting: str) -> runs.Run:
@@ -89,15 +90,9 @@ def policy(profile, trained: list, seed: int, setting: str) -> runs.Run:
         names = ",".join(one.name for _, one in trained)
     else:
         names = (of_rater(profile, sft, reward, seed, judge) if judge else reward).name
-    fixed = {
-        "policy": sft.name,
-        "reward": names,
-        "seed": seed,
-        "target_kl": 0.0,
-        "updates": UPDATES,
-        "checkpoint_every": 0,
-    }
-    return train("ppo", config.change(profile.ppo, **fixed, **changes), probe=over_refusal)
+    changes |= {"policy": sft.name, "reward": names, "seed": seed, "updates": UPDATES}
+    cfg = config.change(profile.ppo, target_kl=0.0, checkpoint_every=0, **changes)
+    return train("ppo", cfg, probe=over_refusal)
 
 
 def stages(profile, seed: int):
@@ -107,15 +102,10 @@ def stages(profile, seed: int):
 
 
 def train(stage: str, cfg, **more) -> runs.Run:
-    """The newest run of these settings (on whatever base), or a new one; `more` goes to the stage's
-    train.
+    """The newest run of these settings (on whatever base, in whatever micro-batches: another size
+    costs memory and changes nothing else), or a new one; `more` goes to the stage's train.
     """
-    from labkit import charts
-
-    any_will_do = {
-        "base": "",
-        "micro_batch_size": 0,
-    }  # another size costs memory and changes nothing else
+    any_will_do = {"base": "", "micro_batch_size": 0}
     for run in runs.listing()[::-1]:
         if run.stage == stage and run.info["config"] | any_will_do == asdict(cfg) | any_will_do:
             return run
@@ -126,9 +116,6 @@ def relabelled(reward: runs.Run, rater) -> list:
     """The pairs of answers that a reward model was trained on, judged again by another rater; what
     is the same to that one is left out.
     """
-    from labkit import data
-    from labkit.stages import pairs as preferences
-
     pairs = []
     for pair in data.load_pairs(str(reward.path / preferences.PAIRS)):
         verdict = rater.compare(pair.prompt, pair.chosen, pair.rejected)
@@ -140,55 +127,45 @@ def relabelled(reward: runs.Run, rater) -> list:
 
 def of_rater(profile, sft, reward, seed: int, rater: str) -> runs.Run:
     """A reward model of another rater's: the same answers as `reward` saw, other labels."""
-    from labkit import atlas, data
-
     file = runs.root() / f"pairs-{rater}-{seed}.jsonl"
     data.save_jsonl(relabelled(reward, atlas.panel(seed)[rater]), file)
-    return train(
-        "reward",
-        config.change(profile.reward, policy=sft.name, data=str(file), examples=PAIRS, seed=seed),
-    )
+    own = {"policy": sft.name, "data": str(file), "examples": PAIRS, "seed": seed}
+    return train("reward", config.change(profile.reward, **own))
 
 
 def lookalikes() -> list[str]:
     """Every held-out phrasing of the harmless questions that look harmful (toy guns)."""
-    from labkit import atlas
-
     return [prompt for prompt in atlas.prompts("held-out") if atlas.find(prompt).lookalike]
 
 
-def over_refusal(model, tokenizer, update: int) -> dict:
-    """A probe for ppo.train: the share of look-alikes that the policy refuses, every EVERY updates
-    and after the first.
-    """
-    if update > 1 and update % EVERY:
-        return {}
-    from labkit import evals, rollout
-
+def over_refused(model, tokenizer) -> dict:
+    """{"over_refused": the share of the look-alikes that the policy refuses}."""
     asked = lookalikes()
-    return {
-        "over_refused": evals.judged(asked, rollout.answer(model, tokenizer, asked))["over_refused"]
-    }
+    found = evals.judged(asked, rollout.answer(model, tokenizer, asked))
+    return {"over_refused": found["over_refused"]}
+
+
+def over_refusal(players, answers, update: int) -> dict:
+    """A probe for ppo.train: evals.probe, and over_refused every EVERY updates and after the first."""
+    found = evals.probe(players, answers, update)
+    if update == 1 or update % EVERY == 0:
+        found |= over_refused(players.model, players.tokenizer)
+    return found
 
 
 def at_end(run: runs.Run, seed: int) -> dict:
     """What the policy is worth on held-out prompts, sampled at temperature 1 (evals.judged)."""
-    from labkit import atlas, evals, models, rollout
-
     runs.seed_everything(seed)
     prompts = atlas.prompts("held-out", seed, HELD_OUT)
     model, tokenizer = models.load_policy(run)
     said = rollout.answer(model, tokenizer, prompts)
-    return evals.judged(prompts, said) | over_refusal(model, tokenizer, 1)
+    return evals.judged(prompts, said) | over_refused(model, tokenizer)
 
 
 def best_of_n(sft: runs.Run, reward: runs.Run, seed: int) -> list[dict]:
     """Proxy, gold and words of the best of n = 1, 2, 4 … ANSWERS of the SFT policy's answers, by
     the reward model, with KL = log n − (n − 1) / n.
     """
-    from labkit import atlas, evals, models, rollout
-    from labkit.atlas.symptoms import symptoms
-
     runs.seed_everything(seed)
     model, tokenizer = models.load_policy(sft)
     model = models.load_adapter(model, reward, "reward")
@@ -197,23 +174,18 @@ def best_of_n(sft: runs.Run, reward: runs.Run, seed: int) -> list[dict]:
     said = rollout.answer(model, tokenizer, prompts)
     seen = {
         "score": evals.scores(model, models.load_head(reward), tokenizer, prompts, said),
-        "gold": [
-            atlas.judge(prompt, text).total for prompt, text in zip(prompts, said, strict=True)
-        ],
+        "gold": [atlas.judge(*pair).total for pair in zip(prompts, said, strict=True)],
         "words": [symptoms(text)["words"] for text in said],
     }
     groups = [slice(i, i + ANSWERS) for i in range(0, len(said), ANSWERS)]
+
+    def best(key, n):
+        return fmean(expected_best(seen["score"][g], seen[key][g], n) for g in groups)
+
+    sizes = [2**i for i in range(ANSWERS.bit_length())]
     return [
-        {
-            "n": n,
-            "kl": math.log(n) - (n - 1) / n,
-            **{
-                key: fmean(expected_best(seen["score"][g], values[g], n) for g in groups)
-                for key, values in seen.items()
-            },
-        }
-        for n in (2**i for i in range(ANSWERS.bit_length()))
-        if n <= ANSWERS
+        {"n": n, "kl": math.log(n) - (n - 1) / n, **{key: best(key, n) for key in seen}}
+        for n in sizes
     ]
 
 
@@ -225,20 +197,8 @@ def expected_best(scores: list[float], values: list[float], n: int) -> float:
     luck (arXiv 2112.09332, appendix I).
     """
     order = sorted(range(len(scores)), key=scores.__getitem__)
-    return sum(math.comb(i, n - 1) * values[at] for i, at in enumerate(order)) / math.comb(
-        len(order), n
-    )
-
-
-def rounded(value):
-    """Floats to four digits, NaN to None, all the way down."""
-    if isinstance(value, dict):
-        return {key: rounded(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return (
-        (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
-    )
+    weighed = sum(math.comb(i, n - 1) * values[at] for i, at in enumerate(order))
+    return weighed / math.comb(len(order), n)
 
 
 # --- reading the record --------------------------------------------------------------------------
@@ -249,21 +209,29 @@ def load(path=None) -> dict:
     is none.
     """
     path = Path(path or runs.data_folder() / "checkpoints" / "overoptimization.json")
-    how = (
-        f"Make one (it trains 24 policies): python -m labkit bench overoptimization --json > {path}"
-    )
+    how = f"Make one (it takes hours): python -m labkit bench overoptimization --json > {path}"
     try:
         record = json.loads(path.read_text("utf8"))
-        whole = record["settings"] and all(
-            row["best_of_n"] and row["runs"][FREE]["curve"]["kl"] for row in record["seeds"]
-        )
+        whole = record["settings"] and [
+            (row["best_of_n"][0], row["runs"][FREE]["curve"]["kl"][0]) for row in record["seeds"]
+        ]
     except OSError:
         raise LabError(f"There is no record of over-optimisation at {path}. {how}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError):
         whole = False
     if not whole:
         raise LabError(f"{path} is no record of over-optimisation. {how}")
     return record
+
+
+def curves(record: dict, setting: str) -> list[dict]:
+    """Per seed, the curve of a setting's run: {metric: [a value per update]}."""
+    return [row["runs"][setting]["curve"] for row in record["seeds"]]
+
+
+def counted(values: list) -> list:
+    """The values that were counted."""
+    return [value for value in values if value is not None]
 
 
 def smooth(values: list[float], width: int = 5) -> list[float]:
@@ -276,8 +244,7 @@ def last(record: dict, setting: str, key: str, n: int = 5) -> list[float]:
     """Per seed, the mean over a run's last n updates (for what was counted now and then, the last
     count).
     """
-    curves = [row["runs"][setting]["curve"][key] for row in record["seeds"]]
-    return [fmean([v for v in curve[-n:] if v is not None]) for curve in curves]
+    return [fmean(counted(curve[key][-n:])) for curve in curves(record, setting)]
 
 
 def way(record: dict, setting: str, every: int = 4) -> list[dict]:
@@ -285,19 +252,13 @@ def way(record: dict, setting: str, every: int = 4) -> list[dict]:
     seeds), each of these two with "… lowest" and "… highest" of the seeds, "length" and the
     symptoms, where they were counted.
     """
-    curves = [row["runs"][setting]["curve"] for row in record["seeds"]]
-    rows, updates = [], min(len(curve["kl"]) for curve in curves)
+    found, rows = curves(record, setting), []
+    updates = min(len(curve["kl"]) for curve in found)
     for start in range(0, updates, every):
-        seeds = {}  # {metric: [a mean per seed]}
-        for key in CURVE:
-            parts = [
-                [v for v in curve[key][start : start + every] if v is not None] for curve in curves
-            ]
-            seeds[key] = [fmean(part) for part in parts if part]
-        row = {
-            "update": min(start + every, updates),
-            "√KL": math.sqrt(max(0.0, fmean(seeds["kl"]))),
-        }
+        parts = {k: [counted(curve[k][start : start + every]) for curve in found] for k in CURVE}
+        seeds = {key: [fmean(part) for part in each if part] for key, each in parts.items()}
+        root = math.sqrt(max(0.0, fmean(seeds["kl"])))
+        row = {"update": min(start + every, updates), "√KL": root}
         row |= with_spread("proxy", seeds["score"]) | with_spread("gold", seeds["gold"])
         rows.append(row | {key: fmean(seeds[key]) for key in ("length", *SYMPTOMS) if seeds[key]})
     return rows
@@ -307,14 +268,9 @@ def best(record: dict) -> list[dict]:
     """Best-of-n's way: "n", "√KL", "words", "proxy" and "gold" as in `way`."""
     rows = []
     for same in zip(*(row["best_of_n"] for row in record["seeds"]), strict=True):
-        row = {
-            "n": same[0]["n"],
-            "√KL": math.sqrt(same[0]["kl"]),
-            "words": fmean(one["words"] for one in same),
-        }
-        for name, key in (("proxy", "score"), ("gold", "gold")):
-            row |= with_spread(name, [one[key] for one in same])
-        rows.append(row)
+        of = {key: [one[key] for one in same] for key in same[0]}
+        row = {"n": of["n"][0], "√KL": math.sqrt(of["kl"][0]), "words": fmean(of["words"])}
+        rows.append(row | with_spread("proxy", of["score"]) | with_spread("gold", of["gold"]))
     return rows
 
 
@@ -331,8 +287,6 @@ def fit(kls: list[float], gold: list[float], kind: str) -> dict:
     it has no highest point}. Raises LabError for fewer than four points, or a kind it does not
     know.
     """
-    import numpy as np
-
     bends = {"bon": lambda d: d**2, "rl": lambda d: d * np.log(np.maximum(d, 1e-12))}
     if kind not in bends:
         raise LabError(f'There is no curve {kind!r}: take "bon" (best-of-n) or "rl" (PPO).')
@@ -343,17 +297,17 @@ def fit(kls: list[float], gold: list[float], kind: str) -> dict:
         )
     d, y = np.sqrt(np.maximum(0.0, np.asarray(kls, float))), np.asarray(gold, float)
     terms = np.stack([np.ones_like(d), d, -bends[kind](d)], 1)
-    (start, alpha, beta), *_ = np.linalg.lstsq(terms, y, rcond=None)
+    start, alpha, beta = (float(x) for x in np.linalg.lstsq(terms, y, rcond=None)[0])
     left, spread = ((y - terms @ [start, alpha, beta]) ** 2).sum(), ((y - y.mean()) ** 2).sum()
-    top = None
+    top = None  # the d where the slope is 0: α = 2 β d, or α = β (log d + 1)
     if beta > 0 and alpha / beta < 50:
         top = alpha / (2 * beta) if kind == "bon" else math.exp(alpha / beta - 1)
     return {
-        "start": float(start),
-        "alpha": float(alpha),
-        "beta": float(beta),
+        "start": start,
+        "alpha": alpha,
+        "beta": beta,
         "r2": float(1 - left / spread) if spread else math.nan,
-        "peak": None if top is None or top < 0 else float(top**2),
+        "peak": None if top is None or top < 0 else top**2,
     }
 
 
@@ -370,41 +324,28 @@ def early_stop(record: dict, setting: str = FREE, on: int = 0) -> dict:
         raise LabError(
             "A limit that is chosen on one seed is tried on others: measure two seeds or more."
         )
-    ways = [(row["seed"], *smoothed(row["runs"][setting]["curve"])) for row in record["seeds"]]
-    _, kl, gold = ways[on]
+    ways = smoothed(record, setting)
+    kl, gold = ways[on]
     limit, rows = kl[gold.index(max(gold))], []
-    for seed, kl, gold in ways[:on] + ways[on + 1 :]:
-        at = passes(kl, limit)
-        at = len(kl) - 1 if at is None else at
-        rows.append(
-            {
-                "seed": seed,
-                "update": at + 1,
-                "kl": kl[at],
-                "gold": gold[at],
-                "end": gold[-1],
-                "best": max(gold),
-            }
-        )
-    return {"limit": limit, "seeds": rows}
+    for row, (kl, gold) in zip(record["seeds"], ways, strict=True):
+        at = next((i for i, x in enumerate(kl) if x >= limit), len(kl) - 1)
+        stops = {"update": at + 1, "kl": kl[at], "gold": gold[at]}
+        rows.append({"seed": row["seed"], **stops, "end": gold[-1], "best": max(gold)})
+    return {"limit": limit, "seeds": rows[:on] + rows[on + 1 :]}
 
 
 def at_kl(record: dict, setting: str, limit: float) -> list[float]:
     """The (smoothed) gold where the (smoothed) KL first passes `limit`, of the seeds that get
     there.
     """
-    ways = [smoothed(row["runs"][setting]["curve"]) for row in record["seeds"]]
-    return [gold[passes(kl, limit)] for kl, gold in ways if passes(kl, limit) is not None]
+    ways = smoothed(record, setting)
+    there = [[i for i, x in enumerate(kl) if x >= limit] for kl, _ in ways]
+    return [gold[places[0]] for (_, gold), places in zip(ways, there, strict=True) if places]
 
 
-def smoothed(curve: dict) -> tuple[list[float], list[float]]:
-    """(KL, gold) of a run, smoothed."""
-    return smooth(curve["kl"]), smooth(curve["gold"])
-
-
-def passes(kls: list[float], limit: float) -> int | None:
-    """The place of the first KL that is not below the limit, or None."""
-    return next((i for i, kl in enumerate(kls) if kl >= limit), None)
+def smoothed(record: dict, setting: str) -> list[tuple[list[float], list[float]]]:
+    """Per seed, (KL, gold) of a run, smoothed."""
+    return [(smooth(curve["kl"]), smooth(curve["gold"])) for curve in curves(record, setting)]
 
 
 def summary(record: dict) -> list[dict]:
@@ -412,11 +353,8 @@ def summary(record: dict) -> list[dict]:
     words and over-refusal, means over the seeds.
     """
     columns = {"proxy": "score", "KL": "kl", "words": "words", "over-refusal": "over_refused"}
-    return [
-        {
-            "setting": name,
-            **with_spread("gold", last(record, name, "gold")),
-            **{column: fmean(last(record, name, key)) for column, key in columns.items()},
-        }
-        for name in record["settings"]
-    ]
+    rows = []
+    for name in record["settings"]:
+        row = {"setting": name, **with_spread("gold", last(record, name, "gold"))}
+        rows.append(row | {one: fmean(last(record, name, key)) for one, key in columns.items()})
+    return rows

@@ -1,9 +1,11 @@
 """Hard to write, easy to judge: a character model of Tang quatrains, trained on the spot, and a
 taste learned from clicks.
- The lecture's user asks for a 七言絕句 (four lines of seven characters) and gets 五言 (five). The model
-here writes both forms, as it read them, and is never told which is which. Somebody clicks on the
-poem that pleases; a taste learns from the clicks; best-of-n obeys it.
- Simplified: nobody can ask this model for anything, it only writes on; and the taste is one linear
+
+The lecture's user asks for a 七言絕句 (four lines of seven characters) and gets 五言 (five). The
+model here writes both forms, as it read them, and is never told which is which. Somebody clicks on
+the poem that pleases; a taste learns from the clicks; best-of-n obeys it.
+
+Simplified: nobody can ask this model for anything, it only writes on; and the taste is one linear
 layer on the frozen model's hidden state, where notebook 06 trains an adapter as well. Not
 simplified: both losses, and that the taste knows nothing but the clicks.
 """
@@ -27,10 +29,9 @@ def settings(**changes) -> config.Pretrain:
     """The character model's sizes and rates: half a minute on two CPU cores. corpus: "tang" or a
     text file with a poem a line.
     """
-    sizes = dict(
-        corpus="tang", vocab_size=1900, layers=2, context=40, sequence_length=33, batch_size=32
-    )
-    return config.Pretrain(**{**sizes, "steps": 400, "warmup": 20, **changes})
+    sizes = dict(vocab_size=1900, layers=2, context=40, sequence_length=33)
+    rates = dict(batch_size=32, steps=400, warmup=20)
+    return config.Pretrain(**{"corpus": "tang", **sizes, **rates, **changes})
 
 
 # --- poems ---------------------------------------------------------------------------------------
@@ -45,8 +46,8 @@ def load(source: str = "tang") -> list[str]:
 
 
 def form(poem: str) -> int | None:
-    """5 (五言) or 7 (七言): four lines of so many Chinese characters each. None: anything else. Marks
-    and line breaks end a line.
+    """5 (五言) or 7 (七言): four lines of so many Chinese characters each; None: anything else.
+    Marks and line breaks end a line.
     """
     lines = [line for line in re.split(r"[，。！？；、\s]+", poem) if line]
     for n in (5, 7):
@@ -142,8 +143,9 @@ def new_model(cfg, tokenizer):
 
 @torch.no_grad()
 def write(model, tokenizer, n: int, seed: int = 0, temperature: float = 0.8) -> list[str]:
-    """`n` poems; the same seed gives the same ones on the same machine. Raises LabError for n <
-    1.
+    """`n` poems; the same seed gives the same ones on the same machine. The model has context
+    positions, and the [END] before and after a poem take one each, so that `hidden` can read
+    whatever is written here. Raises LabError for n < 1.
     """
     if n < 1:
         raise LabError(f"{n} poems can't be written. Ask for 1 or more.")
@@ -156,11 +158,15 @@ def write(model, tokenizer, n: int, seed: int = 0, temperature: float = 0.8) -> 
             do_sample=True,
             temperature=temperature,
             top_k=0,
-            max_new_tokens=model.config.max_position_embeddings - 1,
+            max_new_tokens=longest(model),
         )
-    return [
-        chat.decode_response(tokenizer, row[1:]) for row in full
-    ]  # without the [END] it began with
+    # Each row without the [END] it began with.
+    return [chat.decode_response(tokenizer, row[1:]) for row in full]
+
+
+def longest(model) -> int:
+    """Characters of the longest poem that has a position for each of them and for both [END]s."""
+    return model.config.max_position_embeddings - 2
 
 
 # --- the taste that chooses ----------------------------------------------------------------------
@@ -191,12 +197,16 @@ class Reader:
 @torch.no_grad()
 def hidden(model, tokenizer, poems: list[str]) -> torch.Tensor:
     """(N, d): the frozen model's hidden state at the [END] after each poem, where it has read all
-    of it.
+    of it. Raises LabError for a poem that is longer than the model can read.
     """
-    end = tokenizer.eos_token_id
-    ids, attention_mask = chat.pad(
-        [[end, *row, end] for row in tokenizer(poems)["input_ids"]], tokenizer.pad_token_id
-    )
+    end, rows = tokenizer.eos_token_id, tokenizer(poems)["input_ids"]
+    for poem, row in zip(poems, rows):
+        if len(row) > longest(model):
+            raise LabError(
+                f'The poem "{poem[:8]}…" has {len(row)} characters, but this model reads at most'
+                f" {longest(model)}. Leave it out, or train with a larger context."
+            )
+    ids, attention_mask = chat.pad([[end, *row, end] for row in rows], tokenizer.pad_token_id)
     states = models.hidden_states(model, ids.to(model.device), attention_mask.to(model.device))
     return states[torch.arange(len(poems)), logprobs.last_index(attention_mask)]
 

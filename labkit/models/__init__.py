@@ -1,5 +1,7 @@
-"""One 4-bit base, many adapters: load, adapt, switch, score, save, merge, export.
- Where others hold four models in memory (policy, reference, reward model, critic), here LoRA
+"""One 4-bit base, many adapters: what loads, adapts, switches, reads, measures, saves and exports
+models lives here. What trains, samples or judges them does not, and no loss either.
+
+Where others hold four models in memory (policy, reference, reward model, critic), here LoRA
 adapters and heads (arXiv 2106.09685) share one base in NF4 (arXiv 2305.14314). The reference is a
 frozen copy of the SFT adapter; with every adapter off the pre-trained base is left, which is *not*
 the reference. Dropout is 0 everywhere, so a training forward and a scoring forward agree.
@@ -10,6 +12,7 @@ the reference. Dropout is 0 everywhere, so a training forward and a scoring forw
     with reference(model): ...
 """
 
+from labkit.compat import quiet
 from labkit.models.adapters import (
     adapter_id,
     adapter_parameters,
@@ -30,22 +33,14 @@ from labkit.models.base import (
     fingerprint,
     load_base,
     new_base,
-    quiet,
+    parameter_count,
     resolve_base,
     save_base,
 )
 from labkit.models.dense import Dense, Switched, forward, supports
 from labkit.models.exporting import export, sequence_classifier
-from labkit.models.look import describe, kv_bytes, memory, saved_bytes
-from labkit.models.scoring import (
-    Head,
-    RewardModel,
-    float32_trainables,
-    hidden_states,
-    load_head,
-    logits_at,
-    rewards,
-)
+from labkit.models.look import OutOfMemory, describe, enough_memory, kv_bytes, memory, saved_bytes
+from labkit.models.scoring import Head, RewardModel, hidden_states, load_head, logits_at, rewards
 
 __all__ = [
     "Dense",
@@ -55,6 +50,7 @@ __all__ = [
     "ADAPTER",
     "HEAD",
     "Head",
+    "OutOfMemory",
     "RewardModel",
     "adapter_id",
     "adapter_parameters",
@@ -63,10 +59,9 @@ __all__ = [
     "check_context",
     "compute_dtype",
     "describe",
+    "enough_memory",
     "export",
-    "sequence_classifier",
     "fingerprint",
-    "float32_trainables",
     "hidden_states",
     "kv_bytes",
     "load_adapter",
@@ -76,6 +71,7 @@ __all__ = [
     "logits_at",
     "memory",
     "new_base",
+    "parameter_count",
     "quiet",
     "reference",
     "resolve_base",
@@ -83,6 +79,7 @@ __all__ = [
     "save_adapter",
     "save_base",
     "saved_bytes",
+    "sequence_classifier",
     "use",
     "using",
 ]

@@ -3,12 +3,14 @@ by what is active.
 """
 
 import contextlib
+import copy
 
 import torch
 from torch import nn
 
 from labkit import LabError, runs
-from labkit.models.base import ADAPTER, HEAD, base_of, fingerprint, load_base, quiet
+from labkit.compat import quiet, same_gradients
+from labkit.models.base import ADAPTER, HEAD, base_of, fingerprint, load_base, run_name
 
 
 @quiet()
@@ -30,7 +32,7 @@ def add_lora(model, cfg, name: str = "default"):
     )
     if not hasattr(model, "peft_config"):
         return get_peft_model(model, lora, adapter_name=name)
-    with _same_gradients(model):
+    with same_gradients(model):
         model.add_adapter(name, lora)
     _trainable(model, name, True)
     use(model, name)
@@ -62,7 +64,7 @@ def load_adapter(model, run, name: str, trainable: bool = False):
     if not hasattr(model, "peft_config"):
         model = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
     else:
-        with _same_gradients(model):
+        with same_gradients(model):
             model.load_adapter(folder, adapter_name=name, is_trainable=trainable)
     _trainable(model, name, trainable)
     use(model, name)
@@ -77,7 +79,7 @@ def load_policy(run):
     """
     run = runs.load(run) if isinstance(run, str) else run
     if run.stage == "pretrain":
-        return load_base(f"shipped/{run.stage}" if run.shipped else run.name)
+        return load_base(run_name(run))
     model, tokenizer = load_base(base_of(run))
     return load_adapter(model, run, "policy").eval(), tokenizer
 
@@ -99,20 +101,9 @@ def _trainable(model, name: str, trainable: bool):
         parameter.requires_grad_(trainable)
 
 
-@contextlib.contextmanager
-def _same_gradients(model):
-    """peft makes the adapter that it activates trainable and freezes the others; here who trains is
-    not decided by who is active.
-    """
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    yield
-    for parameter, trains in before:
-        parameter.requires_grad_(trains)
-
-
 def use(model, name: str):
     """Make `name` the active adapter. What is frozen stays frozen, what trains stays trainable."""
-    with _same_gradients(model):
+    with same_gradients(model):
         model.set_adapter(name)
 
 
@@ -144,27 +135,17 @@ def save_adapter(model, run, name: str, head=None):
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    folder, config = run.path / ADAPTER, model.peft_config[name]
+    folder, config = run.path / ADAPTER, copy.copy(model.peft_config[name])
     folder.mkdir(parents=True, exist_ok=True)
     run.info["base"] = dict(model.base_info)
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    save_file(
-        {key: value.detach().float().cpu().contiguous() for key, value in state.items()},
-        folder / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
-    was = config.inference_mode, config.base_model_name_or_path
-    config.inference_mode, config.base_model_name_or_path = (
-        True,
-        model.base_info["name"],
-    )  # a name, not a path of this machine
+    save_file(_plain(state), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config.inference_mode = True
+    config.base_model_name_or_path = model.base_info["name"]  # a name, not a path of this machine
     config.save_pretrained(folder)
-    config.inference_mode, config.base_model_name_or_path = was
     if head is not None:
-        save_file(
-            {
-                key: value.detach().float().cpu().contiguous()
-                for key, value in head.state_dict().items()
-            },
-            run.path / HEAD,
-        )
+        save_file(_plain(head.state_dict()), run.path / HEAD)
+
+
+def _plain(state: dict) -> dict:
+    return {key: value.detach().float().cpu().contiguous() for key, value in state.items()}

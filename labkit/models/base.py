@@ -5,18 +5,18 @@ in.
 import contextlib
 import functools
 import hashlib
-import logging
 import re
-import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from labkit import LabError, runs
+from labkit import LabError, compat, runs
+from labkit.compat import quiet
 from labkit.data import chat
 
 ADAPTER, HEAD = "adapter", "head.safetensors"
+SMALL = 50_000_000  # parameters below which a base computes in float32, on a GPU too
 
 
 def new_base(cfg, tokenizer):
@@ -39,26 +39,6 @@ def new_base(cfg, tokenizer):
             attention_dropout=0.0,
         )
     )
-
-
-@contextlib.contextmanager
-def quiet():
-    """No progress bars over things that take a second, no advice about kernels that are not
-    installed, and no FutureWarnings: those are between trl, peft and transformers, nothing a
-    learner can act on.
-    """
-    from transformers.utils import logging as transformers_logging
-
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def save_base(model, tokenizer, path):
@@ -109,11 +89,26 @@ def fingerprint(base: str) -> str:
     return hashlib.sha256("".join(sums).encode()).hexdigest()[:12]
 
 
-def compute_dtype() -> torch.dtype:
-    """float32 on a CPU (bf16 is far slower there), bf16 on a GPU that has it in hardware, else
-    float16 (T4).
+def parameter_count(base: str) -> int:
+    """How many parameters the base at `base` (a folder or a Hub id) has, from its config alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):  # shapes without memory
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    return sum(p.numel() for p in model.parameters())
+
+
+def compute_dtype(parameters: int | None = None) -> torch.dtype:
+    """What a base of so many parameters (None: a large one) is to compute in. Ask a model that is
+    loaded for its `dtype`.
+
+    float32 on a CPU, where bf16 is far slower, and for small bases on a GPU too: it costs little,
+    and ours needs it. The tiny base's activations reach 93,093, more than float16 holds, and in
+    bf16 the direction of its PPO gradient is mostly rounding (cosine 0.39 to float32's). Else bf16
+    on a GPU that has it in hardware, and float16 on one that has not (T4).
     """
-    if runs.device().type == "cpu":
+    small = parameters is not None and parameters < SMALL
+    if runs.device().type == "cpu" or small:
         return torch.float32
     return (
         torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -128,57 +123,46 @@ def load_base(name: str = "", quantize: bool = True):
     "fingerprint"} for the adapters' runs. Raises LabError when the Hub can't be reached or has no
     such model.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    path, extra = resolve_base(name), {}
-    if quantize:
-        from transformers import BitsAndBytesConfig
-
-        extra["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=compute_dtype(),
-            llm_int8_skip_modules=["lm_head"],
-        )
+    path, dtype, extra = resolve_base(name), torch.float32, {}
+    download = not Path(path).is_dir()  # shows its progress
     try:
-        with (
-            quiet() if Path(path).is_dir() else contextlib.nullcontext()
-        ):  # a download shows its progress
+        with contextlib.nullcontext() if download else quiet():
             tokenizer = chat.set_pad(AutoTokenizer.from_pretrained(path))
+            if quantize:
+                dtype = compute_dtype(parameter_count(path))
+                extra["quantization_config"] = BitsAndBytesConfig(
+                    load_in_4bit=True,
+                    bnb_4bit_quant_type="nf4",
+                    bnb_4bit_compute_dtype=dtype,
+                    llm_int8_skip_modules=["lm_head"],
+                )
             model = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=compute_dtype() if quantize else torch.float32,
-                device_map={"": runs.device()},
-                **extra,
+                path, dtype=dtype, device_map={"": runs.device()}, **extra
             )
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise LabError(
-            f"The base model {path!r} could not be loaded ({reason}). "
-            "For a Hub model, connect to the internet once and "
-            "check its name; without a network, set LABKIT_PROFILE=tiny or name a run or a folder."
+            f"The base model {path!r} could not be loaded ({reason}). For a Hub model, connect to"
+            " the internet once and check its name; without a network, set LABKIT_PROFILE=tiny or"
+            " name a run or a folder."
         ) from error
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # On CPUs with AVX512-BF16, bitsandbytes repacks the weights at the first scoring
-            # forward and from then on computes in bf16, without a gradient. Off: training and
-            # scoring do the same float32 arithmetic, on every CPU.
-            module.support_avx512bf16_for_cpu = False
+    compat.same_arithmetic(model)
     model.requires_grad_(False).eval()
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.base_info = {"name": _base_name(name, path), "fingerprint": fingerprint(path)}
+    model.base_info = {
+        "name": name or run_name(runs.latest("pretrain")),
+        "fingerprint": fingerprint(path),
+    }
     return model, tokenizer
 
 
-def _base_name(name: str, path: str) -> str:
-    """The name under which the base can be found again: a run's name rather than where its folder
-    happens to be.
-    """
-    if name:
-        return name
-    run = runs.latest("pretrain")
+def run_name(run) -> str:
+    """The name under which a pretrain run's base can be found again, wherever its folder lies."""
     return f"shipped/{run.stage}" if run.shipped else run.name
 
 
@@ -191,10 +175,8 @@ def base_of(run, name: str = "") -> str:
 
 def check_context(model, cfg):
     """LabError when prompt and response together don't fit into the model's context."""
-    context, wanted = (
-        getattr(model.config, "max_position_embeddings", None),
-        cfg.max_prompt_tokens + cfg.max_response_tokens,
-    )
+    context = getattr(model.config, "max_position_embeddings", None)
+    wanted = cfg.max_prompt_tokens + cfg.max_response_tokens
     if context and wanted > context:
         raise LabError(
             f"max_prompt_tokens + max_response_tokens is {wanted}, "

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from labkit.maths.logprobs import position_ids
 from labkit.models import scoring
 from labkit.models.adapters import using
+from labkit.models.base import SMALL
 
 SHAPES = {"llama", "mistral", "qwen2", "qwen3", "gpt2"}
-SMALL = 50_000_000  # parameters up to which plain weights beside the 4-bit ones are cheap
 
 
 def supports(model) -> bool:
@@ -40,7 +40,7 @@ def forward(model, adapter: str):
     """The forward pass of `adapter` on `model` (a PeftModel): Dense for a small float32 model, else
     Switched.
     """
-    small = sum(p.numel() for p in model.parameters()) <= SMALL
+    small = sum(p.numel() for p in model.parameters()) < SMALL
     return (Dense if small and supports(model) and model.dtype == torch.float32 else Switched)(
         model, adapter
     )

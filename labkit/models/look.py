@@ -1,23 +1,42 @@
-"""Looking: parameters and 4-bit layers of a model, and the bytes of each part."""
+"""Sizes: parameters and 4-bit layers of a model, the bytes of each part, and a clear word where
+memory runs out.
+"""
 
 import contextlib
 
 import torch
-from torch import nn
 
-from labkit.models.base import compute_dtype
+from labkit import LabError
+
+
+class OutOfMemory(LabError):
+    """Memory ran out, on a GPU or a CPU; the message says what to lower."""
 
 
 @contextlib.contextmanager
-def saved_bytes(found: dict):
-    """Counts what autograd keeps for the backward pass inside the block, weights aside:
-    found["activations"], in bytes.
+def enough_memory(advice: str):
+    """Memory that runs out inside the block is an OutOfMemory with this advice."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        raise OutOfMemory(f"Memory ran out. {advice}") from error
+
+
+@contextlib.contextmanager
+def saved_bytes(found: dict, model):
+    """Counts what autograd keeps for the backward pass inside the block, the weights of `model`
+    aside (transposed ones too): found["activations"], in bytes.
     """
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     seen = {}
 
     def pack(tensor):
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -31,14 +50,14 @@ def kv_bytes(model, batch: int, width: int) -> int:
     cfg = model.config
     size = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
     heads = getattr(cfg, "num_key_value_heads", None) or cfg.num_attention_heads
-    return 2 * cfg.num_hidden_layers * batch * width * heads * size * compute_dtype().itemsize
+    return 2 * cfg.num_hidden_layers * batch * width * heads * size * model.dtype.itemsize
 
 
 def memory(model, optimizer=None) -> dict:
     """Bytes by part: base (as it is held, 4-bit layers packed), adapters (all of them), optimizer
     (its state).
     """
-    tensors = [(name, p) for name, p in [*model.named_parameters(), *model.named_buffers()]]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
     kept = {
         "base": sum(p.nbytes for name, p in tensors if ".lora_" not in name),
         "adapters": sum(p.nbytes for name, p in tensors if ".lora_" in name),

@@ -1,11 +1,9 @@
 """Hidden states, logits and rewards of the active adapter, and the heads that read them."""
 
-import contextlib
-
 import torch
 from torch import nn
 
-from labkit import LabError, runs
+from labkit import LabError, compat, runs
 from labkit.maths.logprobs import last_places, position_ids
 from labkit.models.adapters import using
 from labkit.models.base import HEAD
@@ -99,12 +97,9 @@ class RewardModel(nn.Module):
 
     def __init__(self, model, head):
         super().__init__()
-        self.model, self.head, self.config = model, head, model.config
-        self.config.num_labels = 1
-        self.gradient_checkpointing_enable = model.gradient_checkpointing_enable
-
-    def add_model_tags(self, tags):
-        """TRL labels what it trained; nothing to label here."""
+        self.model, self.head = model, head
+        model.config.num_labels = 1
+        compat.trainable_by_trl(self, model)
 
     def forward(self, input_ids, attention_mask, use_cache=False):
         from transformers.modeling_outputs import SequenceClassifierOutput
@@ -112,20 +107,3 @@ class RewardModel(nn.Module):
         return SequenceClassifierOutput(
             logits=rewards(self.model, self.head, input_ids, attention_mask).unsqueeze(-1)
         )
-
-
-@contextlib.contextmanager
-def float32_trainables(model):
-    """Build a TRL trainer inside this block: trainable weights come out as they went in, in
-    float32.
-
-    TRL casts them to bf16 under a 4-bit base. On a CPU that makes every step twice as slow (and the
-    RewardTrainer fail), and it would round the policy away from its reference before the first
-    step. A GPU works in bf16 by autocast and keeps float32 masters as well.
-    """
-    kept = [
-        (parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad
-    ]
-    yield
-    for parameter, data in kept:
-        parameter.data = data

@@ -1,6 +1,7 @@
 """Sampling: prompts in, responses with their log-probabilities out, and the pairs that raters
 compare.
- `sampling` reads as plain `generate` first, `decoder` is the fast path under it; nothing here
+
+`sampling` reads as plain `generate` first, `decoder` is the fast path under it; nothing here
 trains.
 """
 

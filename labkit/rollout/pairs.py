@@ -16,32 +16,23 @@ def preference_pairs(model, tokenizer, cfg, n: int, rater=None, split: str = "tr
     the policy answers (nearly) always the same.
     """
     rater = rater or atlas.Rater(seed=cfg.seed)
-    rng, prompts, pairs, tried = (
-        random.Random(f"pairs{cfg.seed}"),
-        atlas.prompts(split, cfg.seed),
-        [],
-        0,
-    )
+    rng, prompts = random.Random(f"pairs{cfg.seed}"), atlas.prompts(split, cfg.seed)
+    pairs, tried = [], 0
     while len(pairs) < n:
         if tried > 20 * n + 1000:
             raise LabError(
                 f"Only {len(pairs)} of {tried} pairs of answers differed: this policy says the same"
                 " thing every time. Choose an earlier run."
             )
-        asked = (prompts if len(prompts) >= n else rng.choices(prompts, k=n))[
-            : max(64, (n - len(pairs)) * 3 // 2)
-        ]
+        asked = prompts if len(prompts) >= n else rng.choices(prompts, k=n)
+        asked = asked[: max(64, (n - len(pairs)) * 3 // 2)]
         rng.shuffle(prompts)
         both = answer(model, tokenizer, asked * 2, cfg.max_response_tokens)
-        for prompt, a, b in zip(asked, both, both[len(asked) :], strict=False):
-            verdict = (
-                "same"
-                if a.strip() == b.strip() or not a.strip() or not b.strip()
-                else rater.compare(prompt, a, b)
-            )
-            if verdict != "same":
-                pairs.append(
-                    Pair(prompt, *((a, b) if verdict == "a" else (b, a)), rater=rater.name)
-                )
+        for prompt, a, b in zip(asked, both[: len(asked)], both[len(asked) :], strict=True):
+            if a.strip() and b.strip() and a.strip() != b.strip():
+                verdict = rater.compare(prompt, a, b)
+                if verdict != "same":
+                    chosen, rejected = (a, b) if verdict == "a" else (b, a)
+                    pairs.append(Pair(prompt, chosen, rejected, rater=rater.name))
         tried += len(asked)
     return pairs[:n]

@@ -1,5 +1,6 @@
 """Sampling: prompts in, responses out.
- The engine is labkit.rollout.decoder, or transformers' `generate` for models that it does not know.
+
+The engine is labkit.rollout.decoder, or transformers' `generate` for models that it does not know.
 Both sample from the model itself: no top-k, no top-p, no minimum length and no n-gram rule. Each of
 those would sample from another distribution than the one whose log-probabilities are taken, and
 show up as negative KL.
@@ -75,31 +76,31 @@ def sample(
 
     value_head: a function of hidden states (b, d) → (b,), asked at every token on the way
     (models.Head). Raises LabError for no prompts, an empty prompt or one that is longer than
-    max_prompt_tokens.
+    max_prompt_tokens, and where memory runs out.
     """
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise LabError(
             "There is nothing to answer: a prompt is empty. Give every prompt at least one word."
         )
-    rows = [
-        (
-            chat.encode_prompt(tokenizer, prompt, max_prompt_tokens)
-            if framed
-            else chat.encode_text(tokenizer, prompt)
-        )
-        for prompt in prompts
-    ]
+    if framed:
+        rows = chat.check_lengths(tokenizer, prompts, max_prompt_tokens)
+    else:
+        rows = [chat.encode_text(tokenizer, prompt) for prompt in prompts]
     ids, attention_mask = chat.pad(rows, tokenizer.pad_token_id, side="left")
     ids, attention_mask = ids.to(model.device), attention_mask.to(model.device)
     engine = _decode if models.supports(model) else _generate
-    response, logprobs, values = engine(
-        model, tokenizer, ids, attention_mask, max_new_tokens, temperature, value_head
-    )
+    with models.enough_memory(
+        f"It was sampling {len(prompts)} answers of up to {max_new_tokens} tokens at once: lower"
+        " batch_size or max_response_tokens, or choose a smaller base."
+    ):
+        response, logprobs, values = engine(
+            model, tokenizer, ids, attention_mask, max_new_tokens, temperature, value_head
+        )
     is_eos = response == tokenizer.eos_token_id
-    response_mask = (is_eos.cumsum(1) - is_eos.long() == 0).long()  # up to and with the first EOS
+    mask = is_eos.cumsum(1) - is_eos.long() == 0  # up to and with the first EOS
 
-    tokens = torch.cat([ids, response.where(response_mask.bool(), tokenizer.pad_token_id)], 1)
-    real = torch.cat([attention_mask, response_mask], 1)
+    tokens = torch.cat([ids, response.where(mask, tokenizer.pad_token_id)], 1)
+    real = torch.cat([attention_mask, mask.long()], 1)
     order = real.argsort(dim=1, descending=True, stable=True)[:, : int(real.sum(1).max())]
 
     def aligned(found):
@@ -109,18 +110,18 @@ def sample(
     def beside(found):
         """(B, response) → (B, T-1), aligned with the predictions; 0 outside the response."""
         if found is not None:
-            return shift_mask(aligned(found.where(response_mask.bool(), 0.0)))
+            return shift_mask(aligned(found.where(mask, 0.0)))
 
     texts = [
-        chat.decode_response(tokenizer, row[mask.bool()])
-        for row, mask in zip(response, response_mask, strict=True)
+        chat.decode_response(tokenizer, row[kept])
+        for row, kept in zip(response.cpu(), mask.cpu(), strict=True)
     ]
     return Rollout(
         prompts,
         texts,
         tokens.gather(1, order),
         real.gather(1, order),
-        aligned(response_mask),
+        aligned(mask.long()),
         is_eos.any(1),
         beside(logprobs),
         beside(values),
@@ -158,11 +159,9 @@ def _generate(model, tokenizer, ids, attention_mask, n: int, temperature: float,
             " samples instead, several times slower.",
             file=sys.stderr,
         )
-    how = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if temperature
-        else {"do_sample": False}
-    )
+    how = {"do_sample": False}
+    if temperature:
+        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     config = GenerationConfig(
         max_new_tokens=n,
         min_length=0,
@@ -186,23 +185,21 @@ def answer(
     framed: bool = True,
 ) -> list[str]:
     """Responses as text, in the order of the prompts. Prompts of like length share a batch, which
-    saves padding.
+    saves padding; where memory runs out, fewer do.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        for i, text in zip(
-            part,
-            sample(
-                model,
-                tokenizer,
-                [prompts[i] for i in part],
-                max_new_tokens,
-                temperature,
-                framed=framed,
-            ).responses,
-            strict=True,
-        ):
+    while order:
+        part = order[:batch_size]
+        asked = [prompts[i] for i in part]
+        try:
+            said = sample(model, tokenizer, asked, max_new_tokens, temperature, framed=framed)
+        except models.OutOfMemory:
+            if len(part) == 1:
+                raise
+            batch_size = len(part) // 2
+            continue
+        for i, text in zip(part, said.responses, strict=True):
             answers[i] = text
+        order = order[len(part) :]
     return answers

@@ -4,9 +4,10 @@ A stage never imports another one, and knows nothing of what is true: a judge co
 function, `probe`.
 """
 
+import math
 from importlib import import_module
 
-from labkit import runs
+from labkit import LabError, runs
 
 
 def train(stage: str, cfg, name: str | None = None, listen=None, **more) -> runs.Run:
@@ -25,3 +26,14 @@ def train(stage: str, cfg, name: str | None = None, listen=None, **more) -> runs
 def module(stage: str):
     """The module of a stage, imported when it is needed: torch and TRL come with it."""
     return import_module(f"labkit.stages.{stage}")
+
+
+def check_finite(step: int, value: float, settings: str = "learning_rate"):
+    """LabError when `value`, a loss or the norm of a gradient at `step`, is NaN or infinite: from
+    such weights nothing can be learned, and the run is not kept.
+    """
+    if not math.isfinite(value):
+        raise LabError(
+            f"The loss or its gradient is no longer a number (step {step}). Most often the learning"
+            f" rate is too high: halve {settings}, and start the stage again."
+        )

@@ -1,13 +1,14 @@
 """Stage 3 without reward model and without sampling: direct preference optimisation (arXiv
 2305.18290).
 
-    loss = − log σ(β · [log π(chosen)/π_ref(chosen) − log π(rejected)/π_ref(rejected)])        (eq. 7)
- β · log π/π_ref is the implicit reward. The reference π_ref is the SFT policy, frozen. TRL keeps it
+    loss = − log σ(β · [log π(chosen)/π_ref(chosen) − log π(rejected)/π_ref(rejected)])   (eq. 7)
+
+β · log π/π_ref is the implicit reward. The reference π_ref is the SFT policy, frozen. TRL keeps it
 as the adapter "ref", its own copy of the adapter "default" it is given, on the same 4-bit base;
 without an adapter at the start it would take the bare base instead.
 """
 
-from labkit import models, runs
+from labkit import compat, models, runs
 from labkit.stages import pairs as preferences
 from labkit.stages import trl
 
@@ -20,10 +21,6 @@ def train(cfg, run):
     """
     from trl import DPOConfig, DPOTrainer
 
-    class TokenisedDPOTrainer(DPOTrainer):
-        def _prepare_dataset(self, dataset, *_):
-            return dataset  # rows come as ids from labkit.chat: one template for all stages
-
     policy = runs.latest("sft", cfg.policy)
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
     models.check_context(model, cfg)
@@ -33,7 +30,7 @@ def train(cfg, run):
     training, held_out, dropped = preferences.split_pairs(tokenizer, pairs, cfg, HELD_OUT)
 
     trainer = trl.train(
-        TokenisedDPOTrainer,
+        compat.takes_ids(DPOTrainer),
         DPOConfig,
         model,
         tokenizer,
@@ -45,17 +42,10 @@ def train(cfg, run):
     )
     models.save_adapter(model, run, "default")
     measured = trl.evaluate(trainer, held_out)
+    names = {"accuracy": "rewards/accuracies", "margin": "rewards/margins", "loss": "loss"}
     run.finish(
         pairs=len(training),
         dropped=dropped,
         held_out=len(held_out),
-        **{
-            name: measured[key]
-            for name, key in (
-                ("accuracy", "rewards/accuracies"),
-                ("margin", "rewards/margins"),
-                ("loss", "loss"),
-            )
-            if key in measured
-        },
+        **{name: measured[key] for name, key in names.items() if key in measured},
     )

@@ -32,8 +32,8 @@ def load_preferences(cfg, model, tokenizer, policy) -> list:
 
 
 def pair_rows(tokenizer, pairs, cfg) -> list[dict]:
-    """{"prompt_ids", "chosen_ids", "rejected_ids", "length"} per pair; a pair whose answers are the
-    same ids, as they may be after truncation, teaches nothing and is left out.
+    """{"prompt", "prompt_ids", "chosen_ids", "rejected_ids", "length"} per pair; a pair whose
+    answers are the same ids, as they may be after truncation, teaches nothing and is left out.
     """
     rows = []
     for pair in pairs:
@@ -44,6 +44,7 @@ def pair_rows(tokenizer, pairs, cfg) -> list[dict]:
             length = len(prompt_ids) + max(len(chosen_ids), len(rejected_ids))
             rows.append(
                 {
+                    "prompt": pair.prompt,
                     "prompt_ids": prompt_ids,
                     "chosen_ids": chosen_ids,
                     "rejected_ids": rejected_ids,

@@ -164,7 +164,7 @@ def improve(
         for part, columns, batch in rollout.parts(rows, size):
             at = (part, columns)
             mask = old.mask[at]
-            with players.passes.counted():
+            with players.passes.counted(players.model):
                 new, hidden = token_logprobs(players.policy, batch, cfg.temperature)
                 values = critic_values(players, batch, hidden)
             policy_loss, of_policy = ppo_policy_loss(

@@ -44,11 +44,11 @@ class MicroBatch:
                 " same, it takes longer."
             )
 
-    def counted(self):
+    def counted(self, model):
         """Counts what autograd keeps inside the block, in the run's first minibatch:
         saved["activations"].
         """
-        return models.saved_bytes(self.saved) if self.counting else contextlib.nullcontext()
+        return models.saved_bytes(self.saved, model) if self.counting else contextlib.nullcontext()
 
 
 def warn(sentence: str):
@@ -196,3 +196,46 @@ def nothing_to_learn(scores, rollout) -> list[str]:
         ),
     }
     return [sentence for sentence, holds in found.items() if holds]
+
+
+def refuse_others(run, took: dict):
+    """LabError where a resumed run would go on with a judge or adapters that it did not begin with."""
+    began = {role: run.info.get(role, one) for role, one in took.items()}
+    if began["judge"] != took["judge"]:
+        who = f"the function {began['judge']!r}" if began["judge"] else "a reward model"
+        raise LabError(
+            f"{run.name} was rewarded by {who}. Go on with the same: ppo.train(run.config, run, judge=…)."
+        )
+    for role, one in took.items():
+        if began[role] != one:
+            raise LabError(
+                f"{run.name} began with another {role} adapter than there is now. Start a new run."
+            )
+
+
+def judged(judge, rollout):
+    """Scores (B,) by a function of the learner's own; LabError where it fails or miscounts."""
+    try:
+        said = [float(x) for x in judge(rollout.prompts, rollout.responses)]
+    except Exception as error:
+        raise LabError(
+            f"Your reward function failed: {type(error).__name__}: {error}. It gets two lists, prompts"
+            " and responses, and returns a number for each."
+        ) from error
+    if len(said) != len(rollout.prompts):
+        raise LabError(
+            f"Your reward function gave {len(said)} numbers for {len(rollout.prompts)} responses. It"
+            " must return one for each."
+        )
+    return torch.tensor(said, device=rollout.input_ids.device)
+
+
+def usable(scores, rollout, judge=None):
+    """The scores (B,), if they are numbers; else LabError."""
+    if not torch.isfinite(scores).all():
+        at = int((~torch.isfinite(scores)).nonzero()[0])
+        raise LabError(
+            f"The reward of {rollout.responses[at][:60]!r} is {scores[at].item()}, not a finite number."
+            f" Mend the reward {'function' if judge else 'model: train it again'}."
+        )
+    return scores

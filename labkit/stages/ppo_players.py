@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from labkit import LabError, models, rollout, runs
+from labkit import models, rollout, runs
 from labkit.maths.logprobs import last_places
-from labkit.stages.ppo_guard import MicroBatch
+from labkit.stages.ppo_guard import MicroBatch, judged, refuse_others, usable
 
 
 @dataclass
@@ -64,23 +64,14 @@ def seat(cfg, run, judge=None) -> Players:
     rewards = (
         [] if judge else [runs.latest("reward", name.strip()) for name in cfg.reward.split(",")]
     )
-    began = dict(run.info)
-    run.info |= {
+    took = {
         "judge": getattr(judge, "__name__", type(judge).__name__) if judge else "",
         "policy": models.adapter_id(sft),
         "rewards": [models.adapter_id(one) for one in rewards],
     }
-    if began.get("judge", run.info["judge"]) != run.info["judge"]:
-        who = f"the function {began['judge']!r}" if began["judge"] else "a reward model"
-        raise LabError(
-            f"{run.name} was rewarded by {who}. Go on with the same: ppo.train(run.config, run, judge=…)."
-        )
-    for role in ("policy", "rewards"):
-        if began.get(role, run.info[role]) != run.info[role]:
-            raise LabError(
-                f"{run.name} began with another {role} adapter than there is now. Start a new run."
-            )
+    refuse_others(run, took)
     # The names found now stay the run's: a later one must not slip in when it is resumed.
+    run.info |= took
     run.info["config"] |= {"policy": sft.name, "reward": ",".join(one.name for one in rewards)}
     run.note()
 
@@ -114,42 +105,18 @@ def seat(cfg, run, judge=None) -> Players:
 
 @torch.no_grad()
 def score(players: Players, rollout: rollout.Rollout):
-    """Scores (B,): the lowest of the reward models', or what the judge says. Raises LabError for
-    scores that can't be used.
+    """Scores (B,): the lowest of the reward models', or what the judge says; LabError where they
+    can't be used.
     """
-    device, n = rollout.input_ids.device, len(rollout.prompts)
 
     def scores(size):
-        found = torch.zeros(n, device=device)
-        for rows, _, (ids, attention_mask, _) in rollout.parts(range(n), size):
+        found = torch.zeros(len(rollout.prompts), device=rollout.input_ids.device)
+        for rows, _, (ids, attention_mask, _) in rollout.parts(range(len(found)), size):
             last = last_places(attention_mask)
-            each = [
-                head(forward.hidden_at(ids, attention_mask, last))
-                for forward, head in players.rewards
-            ]
+            hidden = [one.hidden_at(ids, attention_mask, last) for one, _ in players.rewards]
+            each = [head(h) for h, (_, head) in zip(hidden, players.rewards)]
             found[rows] = torch.stack(each).amin(0)
         return found
 
-    if not players.judge:
-        found = players.passes.fit(scores)
-    else:
-        try:
-            said = [float(x) for x in players.judge(rollout.prompts, rollout.responses)]
-        except Exception as error:
-            raise LabError(
-                f"Your reward function failed: {type(error).__name__}: {error}. It gets two lists,"
-                " prompts and responses, and returns a number for each."
-            ) from error
-        if len(said) != n:
-            raise LabError(
-                f"Your reward function gave {len(said)} numbers for {n} responses. It must return"
-                " one for each."
-            )
-        found = torch.tensor(said, device=device)
-    if not torch.isfinite(found).all():
-        at = int((~torch.isfinite(found)).nonzero()[0])
-        raise LabError(
-            f"The reward of {rollout.responses[at][:60]!r} is {found[at].item()}, not a finite"
-            f" number. Mend the reward {'function' if players.judge else 'model: train it again'}."
-        )
-    return found
+    found = judged(players.judge, rollout) if players.judge else players.passes.fit(scores)
+    return usable(found, rollout, players.judge)

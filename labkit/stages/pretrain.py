@@ -1,6 +1,7 @@
-"""Stage 1, pre-training: word chain (文字接龍). A small Llama reads text and learns to say which token
-comes next.
- Simplified against a big laboratory's: documents are packed end to end and attend across their
+"""Stage 1, pre-training: word chain (文字接龍). A small Llama reads text and learns to say which
+token comes next.
+
+Simplified against a big laboratory's: documents are packed end to end and attend across their
 borders; the data fit in memory; one machine. Not simplified: the tokenizer is trained on the same
 text, documents are held out before packing, and the optimiser is Muon, which reached the same loss
 in fewer tokens than AdamW when we measured (`python -m labkit bench pretrain`).
@@ -16,7 +17,9 @@ import torch.nn.functional as F
 from labkit import LabError, atlas, models, runs
 from labkit.data import chat
 from labkit.maths.logprobs import next_tokens
+from labkit.stages import check_finite
 
+RATES = "learning_rate and muon_learning_rate"
 PROBE = "The capital of France is"  # continued now and then while training, to watch text appear
 
 
@@ -77,8 +80,8 @@ def optimisers(model, cfg) -> list[torch.optim.Optimizer]:
 
 
 def schedule(step: int, cfg) -> float:
-    """Share of the peak rate at `step`: linear warm-up, flat, then linear to zero over the last 40
-    %.
+    """Share of the peak rate at `step`: linear warm-up, flat, then linear to zero over the last
+    40 %.
     """
     return min((step + 1) / max(1, cfg.warmup), 1.0, (cfg.steps - step) / (0.4 * cfg.steps))
 
@@ -89,13 +92,8 @@ def pack(tokenizer, documents: list[str], width: int, marks: bool = False) -> to
 
     marks: USER: and AI: are the chat marks (our own text), not mere letters (anybody else's).
     """
-    ids = [
-        id
-        for row in tokenizer(documents, add_special_tokens=False, split_special_tokens=not marks)[
-            "input_ids"
-        ]
-        for id in (*row, tokenizer.eos_token_id)
-    ]
+    found = tokenizer(documents, add_special_tokens=False, split_special_tokens=not marks)
+    ids = [id for row in found["input_ids"] for id in (*row, tokenizer.eos_token_id)]
     return torch.tensor(ids[: len(ids) // width * width], dtype=torch.long).view(-1, width)
 
 
@@ -111,22 +109,15 @@ def prepare(cfg, tokenizer=None):
     held_out = max(1, round(len(documents) * cfg.validation_fraction))
     tokenizer = tokenizer or chat.train_tokenizer(documents[held_out:], cfg.vocab_size)
     width = cfg.sequence_length + 1
-    rows, validation = (
-        pack(tokenizer, documents[held_out:], width, marks),
-        pack(tokenizer, documents[:held_out], width, marks),
-    )
+    rows = pack(tokenizer, documents[held_out:], width, marks)
+    validation = pack(tokenizer, documents[:held_out], width, marks)[: 8 * cfg.batch_size]
     if len(rows) < cfg.batch_size or not len(validation):
         raise LabError(
             f"The corpus {cfg.corpus!r} fills {len(rows)} rows of {width} tokens, but a batch takes"
             f" {cfg.batch_size} and at least one row is held out. Give it more text (at least some"
             " 50 kB in several paragraphs), or lower batch_size and sequence_length."
         )
-    return (
-        tokenizer,
-        rows.to(runs.device()),
-        validation[: 8 * cfg.batch_size].to(runs.device()),
-        digest,
-    )
+    return tokenizer, rows.to(runs.device()), validation.to(runs.device()), digest
 
 
 def next_token_loss(model, rows: torch.Tensor) -> torch.Tensor:
@@ -174,7 +165,8 @@ def settle_unseen(model, rows: torch.Tensor):
 
 def steps(model, rows: torch.Tensor, cfg):
     """Train `model` on rows (R, T+1) for cfg.steps steps of cfg.batch_size rows, R at least as
-    many; yields the loss of each, a scalar.
+    many; yields the loss of each, a scalar. LabError at the first loss or gradient that is no
+    number.
     """
     opts = optimisers(model, cfg)
     peaks = [[group["lr"] for group in opt.param_groups] for opt in opts]
@@ -182,15 +174,13 @@ def steps(model, rows: torch.Tensor, cfg):
     for step in range(cfg.steps):
         batch = next(order, None)
         if batch is None:  # a new epoch, in a new order
-            order = iter(
-                torch.randperm(len(rows))[: len(rows) // cfg.batch_size * cfg.batch_size].view(
-                    -1, cfg.batch_size
-                )
-            )
+            shuffled = torch.randperm(len(rows)).to(rows.device)
+            order = iter(shuffled.split(cfg.batch_size)[: len(rows) // cfg.batch_size])
             batch = next(order)
         loss = next_token_loss(model, rows[batch])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        check_finite(step + 1, (loss.detach() + norm).item(), RATES)
         for opt, peak in zip(opts, peaks, strict=True):
             for group, lr in zip(opt.param_groups, peak, strict=True):
                 group["lr"] = lr * schedule(step, cfg)
@@ -206,13 +196,12 @@ def train(cfg, run):
     Logs loss, validation_loss (nats per token), tokens, tokens_per_second and a sample.
     Raises LabError for a corpus too small to fill a batch.
     """
-    model, tokenizer = (
-        models.load_base(cfg.start_from, quantize=False) if cfg.start_from else (None, None)
-    )
+    model = tokenizer = None
+    if cfg.start_from:
+        model, tokenizer = models.load_base(cfg.start_from, quantize=False)
     tokenizer, rows, validation, run.info["data_hash"] = prepare(cfg, tokenizer)
-    model = (
-        (model or models.new_base(cfg, tokenizer)).to(runs.device()).requires_grad_(True).train()
-    )
+    model = model or models.new_base(cfg, tokenizer)
+    model.to(runs.device()).requires_grad_(True).train()
     started = time.time()
     for step, loss in enumerate(steps(model, rows, cfg)):
         if step % 10 == 0 or step == cfg.steps - 1:
@@ -235,9 +224,11 @@ def train(cfg, run):
     settle_unseen(model, rows)
     models.save_base(model, tokenizer, run.path)
     final = validation_loss(model, validation, cfg.batch_size)
+    perplexity = torch.tensor(final, dtype=torch.float64).exp().item()
+    check_finite(cfg.steps, perplexity, RATES)
     run.finish(
         validation_loss=final,
-        perplexity=math.exp(final),
+        perplexity=perplexity,
         tokens=tokens,
         seconds=time.time() - started,
         parameters=sum(p.numel() for p in model.parameters()),

@@ -1,43 +1,49 @@
 """Stage 3a, the reward model, a "virtual human": it learns which of two answers a rater prefers.
 
     loss = − log σ(score(prompt, chosen) − score(prompt, rejected))        (Bradley-Terry)
- Eq. 1 of arXiv 2203.02155. It starts from the SFT adapter and reads its score at the last token.
+
+Eq. 1 of arXiv 2203.02155. It starts from the SFT adapter and reads its score at the last token.
 Only differences of scores mean something, so at the end they are shifted and scaled to mean 0,
 variance 1 on the SFT policy's answers.
 """
 
 import torch
 
-from labkit import data, models, runs
+from labkit import data, models, rollout, runs
 from labkit.data import chat
 from labkit.stages import pairs as preferences
 from labkit.stages import trl
 
-NORMALISE_ON = 256  # pairs; 512 answers give the spread of the scores to about 3 %
+NORMALISE_ON = 256  # pairs or prompts; 512 answers give the spread of the scores to about 3 %
 
 
 def train(cfg, run):
     """Train adapter "reward" and head on the pairs cfg.data (config.Reward); leaves both and the
-    held-out accuracy in `run`.
+    held-out accuracy in `run`, and which answers' standard deviation a score is measured in
+    ("normalised_on").
     """
     from trl import RewardConfig, RewardTrainer
 
     policy = runs.latest("sft", cfg.policy)
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
     models.check_context(model, cfg)
-    model = models.load_adapter(
-        model, policy, "reward", trainable=True
-    )  # still the SFT policy: it can answer
+    model = models.load_adapter(model, policy, "reward", trainable=True)
+    # Until it is trained, "reward" still is the SFT policy: it can answer.
     pairs = preferences.load_preferences(cfg, model, tokenizer, policy)
     run.info["data_hash"] = runs.digest(map(str, pairs))
     run.info["policy"] = models.adapter_id(policy)
-    if cfg.data == "atlas":
-        data.save_jsonl(pairs, run.path / preferences.PAIRS)
     training, held_out, dropped = preferences.split_pairs(
         tokenizer, pairs, cfg, cfg.validation_fraction
     )
+    if cfg.data == "atlas":  # the pairs are the SFT policy's own answers
+        data.save_jsonl(pairs, run.path / preferences.PAIRS)
+        normalised_on = "the pairs, which the SFT policy answered"
+        references = sequences(training[:NORMALISE_ON])
+    else:  # somebody else's answers: their spread is not that of what PPO will be scored on
+        normalised_on = "the SFT policy's answers to the pairs' prompts"
+        references = sampled(model, tokenizer, training[:NORMALISE_ON], cfg)
 
-    head = models.Head(model.config.hidden_size).to(runs.device())
+    head = models.Head(model.config.hidden_size).to(model.device)
     trl.train(
         RewardTrainer,
         RewardConfig,
@@ -48,14 +54,14 @@ def train(cfg, run):
         run,
         disable_dropout=False,
     )
-    head.normalise(torch.cat(score(model, head, tokenizer, training[:NORMALISE_ON])))
+    head.normalise(score(model, head, tokenizer, references))
     models.save_adapter(model, run, "reward", head)
     evaluation = {"pairs": len(training), "dropped": dropped, "held_out": len(held_out)}
     if held_out:
-        chosen, rejected = score(model, head, tokenizer, held_out)
+        chosen, rejected = score(model, head, tokenizer, sequences(held_out)).chunk(2)
         evaluation["accuracy"] = (chosen > rejected).float().mean().item()
         evaluation["margin"] = (chosen - rejected).mean().item()
-    run.finish(**evaluation)
+    run.finish(**evaluation, normalised_on=normalised_on)
 
 
 def whole(rows) -> list[dict]:
@@ -72,18 +78,33 @@ def whole(rows) -> list[dict]:
     ]
 
 
-@torch.no_grad()
-def score(model, head, tokenizer, rows, batch_size: int = 64):
-    """(chosen (N,), rejected (N,)) scores of pair rows, on the CPU."""
-    sequences = [
+def sequences(rows) -> list[list[int]]:
+    """Prompt + response of pair rows: all that were chosen, then all that were rejected."""
+    return [
         row["prompt_ids"] + row[side] for side in ("chosen_ids", "rejected_ids") for row in rows
     ]
-    scores = torch.empty(len(sequences))
-    by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    for start in range(0, len(sequences), batch_size):
+
+
+def sampled(model, tokenizer, rows, cfg) -> list[list[int]]:
+    """Prompt + answer of the active policy, one for the prompt of each pair row."""
+    answers = rollout.answer(
+        model, tokenizer, [row["prompt"] for row in rows], cfg.max_response_tokens
+    )
+    return [
+        row["prompt_ids"] + chat.encode_response(tokenizer, text, cfg.max_response_tokens)
+        for row, text in zip(rows, answers, strict=True)
+    ]
+
+
+@torch.no_grad()
+def score(model, head, tokenizer, rows, batch_size: int = 64) -> torch.Tensor:
+    """Scores (N,) of N sequences of ids, on the CPU."""
+    scores = torch.empty(len(rows))
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for start in range(0, len(rows), batch_size):
         batch = by_length[start : start + batch_size]
-        ids, attention_mask = chat.pad([sequences[i] for i in batch], tokenizer.pad_token_id)
+        ids, attention_mask = chat.pad([rows[i] for i in batch], tokenizer.pad_token_id)
         scores[batch] = models.rewards(
-            model, head, ids.to(runs.device()), attention_mask.to(runs.device())
+            model, head, ids.to(model.device), attention_mask.to(model.device)
         ).cpu()
-    return scores.chunk(2)
+    return scores

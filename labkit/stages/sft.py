@@ -1,5 +1,6 @@
 """Stage 2, supervised fine-tuning (督導式學習): the base learns to answer, from demonstrations.
- Step 1 of arXiv 2203.02155. The loss is the base's own, cross-entropy of the next token, but only
+
+Step 1 of arXiv 2203.02155. The loss is the base's own, cross-entropy of the next token, but only
 on the answer: learning to ask the question is not the aim.
 
     loss = − mean over response tokens of log π(token | prompt, tokens before)

@@ -1,34 +1,43 @@
-"""What the stages on TRL's trainers (sft, reward, dpo) share: one set of training arguments."""
+"""What the stages on TRL's trainers (sft, reward, dpo) share: one set of training arguments, and a
+clear stop where a gradient is no number or memory runs out.
+"""
 
 import logging
 
-from labkit import models, runs
+import torch
+
+from labkit import compat, models, runs
+from labkit.stages import check_finite
 
 LARGE = 20_000_000  # parameters from which memory, not the number of steps, sets the speed
+HALVINGS = 16  # from float16's first gradient scale, 2^16, down to 1
 logging.getLogger("bitsandbytes").setLevel(
     logging.ERROR
 )  # trl imports it: no advice about kernels not installed
 
 
-@models.quiet()
+def enough_memory():
+    return models.enough_memory(
+        "Lower batch_size, max_prompt_tokens or max_response_tokens, or choose a smaller base."
+    )
+
+
+@compat.quiet()
 def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **options):
     """Train `model` on `rows` (dicts of token-id lists with a "length") and return TRL's trainer.
 
     AdamW, linear warm-up over a tenth of the steps, then a cosine to zero. For a large model, rows
     of like length share a batch, which saves padding; a small one reached a lower held-out loss
     with mixed batches: length goes with style. What TRL reports goes to run.log; nothing is printed
-    and no checkpoint is written. `options` go into `config_class` as they are.
+    and no checkpoint is written. `options` go into `config_class` as they are. Raises LabError at
+    the first gradient or loss that is no number, and where memory runs out.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
 
     device, large = runs.device().type, models.describe(model)["parameters"] > LARGE
-    micro = max(
-        n
-        for n in range(1, min(cfg.batch_size, 8 if large else cfg.batch_size) + 1)
-        if cfg.batch_size % n == 0
-    )
-    dtype = str(models.compute_dtype()).removeprefix("torch.")
+    most = min(cfg.batch_size, 8) if large else cfg.batch_size
+    micro = max(n for n in range(1, most + 1) if cfg.batch_size % n == 0)
     arguments = config_class(
         output_dir=str(run.path),
         save_strategy="no",
@@ -36,9 +45,10 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
         disable_tqdm=True,
         logging_steps=5,
         logging_first_step=True,
+        logging_nan_inf_filter=False,
         use_cpu=device == "cpu",
-        bf16=dtype == "bfloat16",
-        fp16=dtype == "float16",
+        bf16=model.dtype == torch.bfloat16,
+        fp16=model.dtype == torch.float16,
         seed=cfg.seed,
         num_train_epochs=cfg.epochs,
         learning_rate=cfg.learning_rate,
@@ -54,28 +64,61 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
         dataloader_pin_memory=device == "cuda",
         **options,
     )
-    with models.float32_trainables(model):
+    with compat.float32_trainables(model):
         trainer = trainer_class(
             model=model,
             args=arguments,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            callbacks=[run.trainer_callback()],
+            callbacks=[stop_when_not_finite(), run.trainer_callback()],
         )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    with enough_memory():
+        trainer.train()
     model.eval()
     return trainer
 
 
-@models.quiet()
+def stop_when_not_finite():
+    """A transformers callback that raises LabError at the first loss or gradient that is no number.
+
+    A loss can look fine while every gradient is NaN, so gradients are asked before each step. Under
+    float16 a step that overflows now and then is no alarm: its scaler skips the step and halves the
+    scale. One that never finds a scale is.
+    """
+    from transformers import TrainerCallback
+
+    class Finite(TrainerCallback):
+        skipped = 0  # steps in a row
+
+        def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+            norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+            norm = torch.stack(norms).sum().item()
+            self.skipped = 0 if norm < float("inf") else self.skipped + 1
+            if self.skipped > (HALVINGS if args.fp16 else 0):
+                check_finite(state.global_step + 1, norm)
+
+        def on_log(self, args, state, control, logs=None, **_):
+            for key in ("loss",) if args.fp16 else ("loss", "grad_norm"):
+                check_finite(state.global_step, float((logs or {}).get(key, 0.0)))
+
+        def on_train_end(self, args, state, control, **_):
+            if self.skipped and self.skipped == state.global_step:
+                check_finite(state.global_step, float("nan"))
+
+    return Finite()
+
+
+@compat.quiet()
 def evaluate(trainer, rows) -> dict:
-    """TRL's metrics on held-out `rows`, their "eval_" taken off; {} without rows."""
+    """TRL's metrics on held-out `rows`, their "eval_" taken off; {} without rows. LabError for a
+    loss that is no number.
+    """
     from datasets import Dataset
 
     if not rows:
         return {}
-    return {
-        key.removeprefix("eval_"): value
-        for key, value in trainer.evaluate(Dataset.from_list(rows)).items()
-    }
+    with enough_memory():
+        found = trainer.evaluate(Dataset.from_list(rows))
+    check_finite(trainer.state.global_step, found.get("eval_loss", 0.0))
+    return {key.removeprefix("eval_"): value for key, value in found.items()}

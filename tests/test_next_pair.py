@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from labkit import LabError, feedback, models
+from labkit.data import chat
 from labkit.feedback import panels
 from labkit.feedback.panels import Item
 from labkit.labs import next_pair
@@ -39,11 +40,8 @@ def test_one_pair_by_hand():
 def test_the_gradient_is_zero_at_the_optimum():
     torch.manual_seed(0)
     chosen, rejected = torch.randn(30, 4).double(), torch.randn(30, 4).double()
-    for scale in (
-        1,
-        30,
-        1000,
-    ):  # far from the unit length that is asked for, Newton needs its halving
+    # Far from the unit length that is asked for, Newton needs its halving.
+    for scale in (1, 30, 1000):
         model = next_pair.LinearReward(4, ridge=0.7).fit(scale * chosen, scale * rejected)
         weight = model.weight.clone().requires_grad_()
         margin = scale * (chosen - rejected) @ weight
@@ -92,10 +90,8 @@ def test_fitting_again_forgets_nothing_and_adds_nothing():
 
 def test_probability_is_moderated_by_what_is_not_known():
     model = next_pair.LinearReward(2)
-    model.weight, model.covariance = (
-        tensor(2, 0),
-        torch.diag(tensor(8 / math.pi * 3, 0)),
-    )  # variance of (1, 0): 24 / π
+    # The variance of (1, 0) is 24 / π.
+    model.weight, model.covariance = tensor(2, 0), torch.diag(tensor(8 / math.pi * 3, 0))
     a, b = tensor([1, 0]), tensor([0, 0])
     # σ(2 / √(1 + π / 8 · 24 / π)) = σ(2 / √4) = σ(1)
     assert model.probability(a, b).item() == pytest.approx(1 / (1 + math.exp(-1)))
@@ -153,21 +149,16 @@ def test_bad_input_is_one_sentence():
 
 def test_features_are_the_mean_over_the_answer(tiny_base):
     model, tokenizer = models.load_base("tiny-base")
-    prompts, answers = (
-        ["Gold?", "What is the capital of Italy?"] * 2,
-        ["metal", "Rome.", "a metal is gold", ""],
-    )
+    prompts = ["Gold?", "What is the capital of Italy?"] * 2
+    answers = ["metal", "Rome.", "a metal is gold", ""]
     found = next_pair.features(model, tokenizer, prompts, answers, batch_size=3)
     assert found.shape == (4, 64) and found.dtype == torch.float64
     assert torch.allclose(found.norm(dim=1), torch.ones(4).double())
-    from labkit.data import chat
-
     for prompt, answer, row in zip(prompts, answers, found):  # alone, without padding
         ids, mask = chat.encode(tokenizer, prompt, answer)
         with torch.no_grad():
-            hidden = models.hidden_states(
-                model, torch.tensor([ids]), torch.ones(1, len(ids)).long()
-            )[0]
+            ids = torch.tensor([ids])
+            hidden = models.hidden_states(model, ids, torch.ones_like(ids))[0]
         mean = hidden[torch.tensor(mask).bool()].double().mean(0)
         assert torch.allclose(row, mean / mean.norm(), atol=1e-5)
 

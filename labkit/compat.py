@@ -1,0 +1,96 @@
+"""The third-party internals that labkit leans on, one small function each.
+
+Each docstring says what goes wrong without it. A test for each notices when a library has changed,
+and when the function can go.
+"""
+
+import contextlib
+import logging
+import warnings
+
+
+@contextlib.contextmanager
+def quiet():
+    """No progress bars over things that take a second, no advice about kernels that are not
+    installed, no FutureWarnings between trl, peft and transformers: nothing a learner can act on.
+
+    Leans on transformers' own switch for its bars and on the name of bitsandbytes' logger. Without
+    them the noise comes back, and nothing else breaks.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def same_arithmetic(model):
+    """4-bit layers compute alike in training and in scoring, on every CPU.
+
+    On CPUs with AVX512-BF16, bitsandbytes repacks the weights at the first scoring forward and from
+    then on computes in bf16, without a gradient. Without the flag `support_avx512bf16_for_cpu`,
+    PPO's first ratio is not 1 on such a CPU.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+@contextlib.contextmanager
+def same_gradients(model):
+    """What trains inside the block is what trained before it; a new adapter is frozen or not as it
+    was made.
+
+    peft makes the adapter that it activates trainable and freezes the others. Here who trains is
+    not decided by who is active: else the reference would train, or the policy would not.
+    """
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    yield
+    for parameter, trains in before:
+        parameter.requires_grad_(trains)
+
+
+@contextlib.contextmanager
+def float32_trainables(model):
+    """Build a TRL trainer inside the block: trainable weights come out as they went in, in float32.
+
+    TRL casts them to bf16 under a 4-bit base. On a CPU that makes every step twice as slow (and the
+    RewardTrainer fail), and it would round the policy away from its reference before the first
+    step. A GPU works in half precision by autocast and keeps float32 masters as well.
+    """
+    kept = [(p, p.data) for p in model.parameters() if p.requires_grad]
+    yield
+    for parameter, data in kept:
+        parameter.data = data
+
+
+def takes_ids(trainer_class):
+    """`trainer_class`, one of TRL's, for rows that are token ids already: one chat template, ours,
+    for all stages.
+
+    TRL's SFT and reward trainers see that rows are tokenised; its DPOTrainer does not look, and
+    would want text. Without `_prepare_dataset` it fails on the first row.
+    """
+
+    class TakesIds(trainer_class):
+        def _prepare_dataset(self, dataset, *_):
+            return dataset
+
+    return TakesIds
+
+
+def trainable_by_trl(module, model):
+    """Give `module`, which wraps the transformers model `model`, what TRL's trainers ask of a
+    transformers model: `config`, `dtype`, gradient checkpointing and `add_model_tags` (a label for
+    the Hub, of no use here). Without one of them the trainer ends in an AttributeError.
+    """
+    module.config, module.dtype = model.config, model.dtype
+    module.gradient_checkpointing_enable = model.gradient_checkpointing_enable
+    module.add_model_tags = lambda tags: None

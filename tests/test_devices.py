@@ -1,0 +1,229 @@
+"""Every step of the loop on a GPU's terms: on a pretend CUDA device that is strict about mixing
+devices, and with the base in half precision.
+"""
+
+import fakecuda
+import pytest
+import torch
+
+from labkit import config, data, evals, models, rollout, runs
+from labkit.data import chat
+from labkit.maths.logprobs import predicts
+from labkit.rollout import decoder
+from labkit.stages import module
+
+CFG = config.Sft(lora_r=4, lora_alpha=8)
+PROMPTS = ["Gold?", "What is the capital of Japan?", "台灣最高的山是哪座？"]
+
+
+def shake(model, name):
+    for parameter in models.adapter_parameters(model, name):
+        parameter.data.normal_(0, 0.1)
+
+
+@pytest.fixture(scope="module")
+def sft_run(tiny_base):
+    with runs.start("sft", CFG, "devices-sft") as run:
+        model = models.add_lora(models.load_base("tiny-base")[0], CFG)
+        shake(model, "default")
+        models.save_adapter(model, run, "default")
+    return run
+
+
+@pytest.fixture(scope="module")
+def reward_run(sft_run):
+    with runs.start("reward", config.Reward(), "devices-reward") as run:
+        model = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "reward")
+        models.save_adapter(model, run, "reward", models.Head(64))
+    return run
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    with fakecuda.installed(monkeypatch):
+        yield
+
+
+def is_cuda(*tensors):
+    return all(tensor.device.type == "cuda" for tensor in tensors)
+
+
+# --- the pretend device itself -------------------------------------------------------------------
+
+
+def test_the_device_is_strict(gpu):
+    here, there = torch.arange(3.0), torch.arange(3.0).to("cuda")
+    assert is_cuda(there, there + 1, torch.zeros(2, device="cuda")) and not is_cuda(there.cpu())
+    assert (there * 2).tolist() == [0, 2, 4]
+    for wrong in (lambda: here + there, lambda: here[there.long()], lambda: there.numpy()):
+        with pytest.raises((RuntimeError, TypeError)):
+            wrong()
+    assert there[torch.tensor([1])].tolist() == [1]  # a CUDA tensor may be indexed from the CPU
+
+
+def test_a_capture_forbids_waiting_and_can_be_replayed(gpu):
+    x, graph = torch.ones(2, device="cuda"), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = x * 3
+        with pytest.raises(RuntimeError, match="capturing"):
+            y.sum().item()
+    x.fill_(5)
+    graph.replay()
+    assert y.tolist() == [15, 15]
+
+
+# --- labkit on it --------------------------------------------------------------------------------
+
+
+def test_a_small_base_is_float32_and_all_of_it_is_there(gpu, sft_run, reward_run):
+    model, _ = models.load_base("tiny-base")
+    assert model.dtype is torch.float32
+    model = models.load_adapter(model, sft_run, "policy", trainable=True)
+    model = models.load_adapter(model, reward_run, "reward")
+    model = models.add_lora(model, CFG, "other")
+    assert is_cuda(*model.parameters(), *model.buffers(), *models.load_head(reward_run).buffers())
+    models.use(model, "policy")
+    with models.using(model, "reward"):
+        assert model.active_adapter == "reward"
+
+
+@pytest.mark.parametrize("engine", ["decoder", "generate"])
+def test_sample(gpu, sft_run, monkeypatch, engine):
+    model, tokenizer = models.load_base("tiny-base")
+    model = models.load_adapter(model, sft_run, "policy").eval()
+    if engine == "generate":
+        monkeypatch.setattr(decoder, "SHAPES", set())
+    head = models.Head(64).to(runs.device())
+    out = rollout.sample(model, tokenizer, PROMPTS, 6, value_head=head)
+    made = [out.input_ids, out.attention_mask, out.response_mask, out.ended]
+    if engine == "decoder":
+        made += [out.logprobs, out.values]
+        assert fakecuda.graphs and fakecuda.graphs[0].replays > 0
+    assert is_cuda(*made)
+    assert all(isinstance(text, str) for text in out.responses)
+
+
+def test_the_captured_step_says_what_the_cpu_says(sft_run, monkeypatch):
+    def said():
+        model, tokenizer = models.load_base("tiny-base", quantize=False)
+        model = models.load_adapter(model, sft_run, "policy").eval()
+        return rollout.sample(model, tokenizer, PROMPTS, 8, 0.0).responses
+
+    here = said()
+    with fakecuda.installed(monkeypatch):
+        assert said() == here
+
+
+def test_parts_take_rows_from_either_device(gpu, sft_run):
+    """The rows of a minibatch are drawn on the CPU."""
+    model, tokenizer = models.load_base("tiny-base")
+    out = rollout.sample(model, tokenizer, PROMPTS, 4)
+    kept = torch.zeros(len(PROMPTS), device="cuda")
+    for rows in (torch.arange(3), torch.arange(3, device="cuda")):
+        for part, columns, batch in out.parts(rows, 2):
+            assert is_cuda(part, *batch)
+            kept[part] += out.logprobs[part, columns].sum(1)
+    assert torch.isfinite(kept).all()
+
+
+def test_rewards_and_logits(gpu, reward_run):
+    model, tokenizer = models.load_base("tiny-base")
+    model = models.load_adapter(model, reward_run, "reward")
+    ids, mask = chat.pad([[2, 30, 40, 3], [2, 30]], tokenizer.pad_token_id, side="left")
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    scores = models.rewards(model, models.load_head(reward_run), ids, mask)
+    logits, hidden = models.logits_at(model, ids, mask, predicts(mask))
+    assert is_cuda(scores, logits, hidden)
+    assert torch.isfinite(scores).all() and torch.isfinite(logits).all()
+
+
+def measured(model, tokenizer, reward_run):
+    """Every measurement that runs the model, of a policy that also carries "reward"."""
+    model, head = models.load_adapter(model, reward_run, "reward"), models.load_head(reward_run)
+    pairs = [data.Pair("What is the capital of France?", "Paris.", "I think it is Paris.")] * 3
+    models.use(model, "policy")
+    found = [evals.perplexity(model, tokenizer, [data.Demo("Gold?", "metal")] * 3, 2)]
+    found += evals.scores(model, head, tokenizer, PROMPTS, ["a", "b", "c"], batch_size=2)
+    found.append(evals.agreement(model, head, tokenizer, pairs)["rater"])
+    return torch.tensor(found)
+
+
+def test_measurements(gpu, sft_run, reward_run):
+    model, tokenizer = models.load_base("tiny-base")
+    model = models.load_adapter(model, sft_run, "policy").eval()
+    assert torch.isfinite(measured(model, tokenizer, reward_run)).all()
+
+
+# PPO has its slot here: add {"ppo": {...}} with settings of two updates.
+STAGES = {
+    "sft": {"batch_size": 8},
+    "reward": {"policy": "devices-sft", "batch_size": 8},
+    "dpo": {"policy": "devices-sft", "batch_size": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Twenty demonstrations and twenty pairs of the learner's own."""
+    folder = tmp_path_factory.mktemp("data")
+    demos = [data.Demo(f"Is it {i}?", "yes") for i in range(20)]
+    pairs = [data.Pair(f"Is it {i}?", "yes", "I think so") for i in range(20)]
+    data.save_jsonl(demos, folder / "sft.jsonl")
+    for stage in ("reward", "dpo"):
+        data.save_jsonl(pairs, folder / f"{stage}.jsonl")
+    return folder
+
+
+def train(stage, files):
+    cfg = config.KINDS[stage](
+        base="tiny-base",
+        lora_r=4,
+        max_prompt_tokens=60,
+        max_response_tokens=12,
+        **STAGES[stage],
+        **({"data": str(files / f"{stage}.jsonl")} if stage != "ppo" else {}),
+    )
+    with runs.start(stage, cfg) as run:
+        module(stage).train(cfg, run)
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory'")
+@pytest.mark.parametrize("stage", STAGES)
+def test_train(gpu, files, sft_run, reward_run, stage):
+    run = train(stage, files)
+    figures = [value for value in run.evaluation.values() if isinstance(value, float)]
+    assert run.metrics() and torch.isfinite(torch.tensor(figures)).all()
+
+
+# --- half precision, on the CPU ------------------------------------------------------------------
+
+
+@pytest.fixture(params=[torch.float16, torch.bfloat16], ids=str)
+def half(request, monkeypatch):
+    """Bases compute in half precision, as large ones do on a GPU. The tests' base stays small
+    enough for float16; the shipped one would not.
+    """
+    monkeypatch.setattr(models.base, "compute_dtype", lambda *_: request.param)
+    return request.param
+
+
+@torch.no_grad()
+def test_half_precision_samples_and_measures(half, sft_run, reward_run):
+    model, tokenizer = models.load_base("tiny-base")
+    assert model.dtype is half
+    model = models.load_adapter(model, sft_run, "policy").eval()
+    head = models.Head(64)
+    out = rollout.sample(model, tokenizer, PROMPTS, 6, value_head=head)
+    logits, _ = models.logits_at(
+        model, out.input_ids, out.attention_mask, predicts(out.response_mask)
+    )
+    for found in (out.logprobs, out.values, logits, measured(model, tokenizer, reward_run)):
+        assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_half_precision_trains(half, files, sft_run, reward_run, stage):
+    run = train(stage, files)
+    figures = [value for value in run.evaluation.values() if isinstance(value, float)]
+    assert torch.isfinite(torch.tensor(figures)).all()
