@@ -754,3 +754,61 @@ def test_reward_run_of_another_base(ppo_cfg, tokenizer):
 def test_bad_settings(ppo_cfg, change, message):
     with pytest.raises(LabError, match=message):
         one_update(ppo_cfg, **change)
+
+
+# wires that nothing else pulls at ------------------------------------------------------------------
+
+
+def test_the_critics_adapter_starts_as_the_reward_models(scene):
+    model = scene[0].model
+    assert same(weights(model, "critic"), weights(model, "reward"))
+    assert not same(weights(model, "critic"), weights(model, "policy"))
+
+
+def test_a_step_is_seen_by_the_forward_passes(ppo_cfg, scene):
+    """The merged weights of policy and critic follow each step, or the next minibatch would be
+    measured with the policy of before.
+    """
+    players, batch, old = scene
+    torch.nn.init.normal_(players.value_head.weight)
+    ones = torch.ones_like(old.values)
+    improved(players, batch, old, config.change(ppo_cfg, epochs=1), ones, ones)
+    whole = batch.input_ids, batch.attention_mask
+    with torch.no_grad():
+        found, _ = ppo.token_logprobs(players.policy, (*whole, batch.response_mask), 2.0)
+        hidden = players.critic.hidden_at(*whole, batch.response_mask.bool())
+        with models.using(players.model, "critic"):
+            by_hand = models.hidden_states(players.model, *whole)[batch.response_mask.bool()]
+    assert torch.allclose(found, by_peft(players, "policy", batch, 2.0), atol=1e-3)
+    assert not torch.allclose(found, old.logprobs, atol=1e-2)
+    assert torch.allclose(hidden, by_hand, atol=1e-3 * by_hand.abs().max().item())
+
+
+def test_ptx_is_the_weight_of_the_texts_gradient(ppo_cfg, scene):
+    """With no advantage the text alone moves the policy: half the weight, half the way."""
+    players, batch, old = scene
+    start, moved = weights(players.model, "policy"), []
+    trained = models.adapter_parameters(players.model, "policy")
+    one_step = {"epochs": 1, "minibatch_size": 4, "max_grad_norm": 1e9, "learning_rate": 1.0}
+    text = batch.input_ids, batch.attention_mask
+    for ptx in (0.5, 1.0):
+        for parameter, value in zip(trained, start, strict=True):
+            parameter.data.copy_(value)
+        players.refresh()
+        cfg = config.change(ppo_cfg, ptx=ptx, **one_step)
+        optimizer, zeros = optimizer_of(players, cfg, torch.optim.SGD), torch.zeros_like(old.values)
+        ppo.improve(players, optimizer, batch, old, zeros, zeros, cfg, lambda n: text)
+        moved.append(torch.cat([(p - q).flatten() for p, q in zip(trained, start)]).detach())
+    half, whole = moved
+    assert whole.norm() > 1e-2 and (2 * half - whole).norm() < 1e-2 * whole.norm()
+
+
+def test_minibatches_are_drawn_anew_in_every_epoch(ppo_cfg, scene, monkeypatch):
+    players, batch, old = scene
+    seen, parts = [], batch.parts
+    monkeypatch.setattr(
+        batch, "parts", lambda rows, size: (seen.append(tuple(rows.tolist())), parts(rows, size))[1]
+    )
+    torch.manual_seed(0)
+    improved(players, batch, old, config.change(ppo_cfg, minibatch_size=4, epochs=5))
+    assert len(seen) == 5 and len(set(seen)) > 1

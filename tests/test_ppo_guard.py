@@ -316,3 +316,18 @@ def test_responses_that_never_end_or_all_end_at_once_are_said(scene):
     batch.response_mask[:, -1] = 1
     (said,) = ppo_guard.nothing_to_learn(scores, batch)
     assert "every response of a rollout was empty" in said
+
+
+def test_whom_a_run_took_is_on_disk_before_its_first_update(ppo_cfg):
+    """A run that is killed at once must still refuse to go on with others."""
+    found = []
+
+    def probe(players, *_):
+        found.append(runs._read(run.path).info)
+        return {}
+
+    cfg = config.change(ppo_cfg, updates=1)
+    with runs.start("ppo", cfg, "rl-noted") as run:
+        ppo.train(cfg, run, probe=probe)
+    took = {key: found[0].get(key) for key in ("judge", "policy", "rewards")}
+    assert took == {key: run.info[key] for key in took} and took["judge"] == ""

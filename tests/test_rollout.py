@@ -37,19 +37,19 @@ class Parrot:
 
 
 def test_truncated_at_the_first_eos(tokenizer):
+    """Rows begin at column 0: prompt, response with its first EOS, pads."""
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     a, b = tokenizer("Pa", add_special_tokens=False)["input_ids"]
-    said = [[a, b, end, pad, pad], [a, end, b, end, a], [a, b, a, b, a], [end, a, a, a, a]]
+    made = [[a, b, end, pad, pad], [a, end, b, end, a], [a, b, a, b, a], [end, a, a, a, a]]
+    said = [[a, b, end], [a, end], [a, b, a, b, a], [end]]
     prompts = ["Gold?"] * 3 + ["Gold is?"]
-    out = rollout.sample(Parrot(said), tokenizer, prompts)
-    kept = [[a, b, end], [a, end], [a, b, a, b, a], [end]]
-    for row, (prompt, response) in enumerate(zip(prompts, kept, strict=True)):
-        whole = chat.encode_prompt(tokenizer, prompt) + response
-        pads = [pad] * (out.input_ids.shape[1] - len(whole))
-        assert out.input_ids[row].tolist() == whole + pads
-        assert out.attention_mask[row].tolist() == [1] * len(whole) + [0] * len(pads)
-        where = [0] * (len(whole) - len(response)) + [1] * len(response) + [0] * len(pads)
-        assert out.response_mask[row].tolist() == where
+    out = rollout.sample(Parrot(made), tokenizer, prompts)
+    for row, (prompt, response) in enumerate(zip(prompts, said, strict=True)):
+        ids = chat.encode_prompt(tokenizer, prompt)
+        n, pads = len(ids), out.input_ids.shape[1] - len(ids) - len(response)
+        assert out.input_ids[row].tolist() == ids + response + [pad] * pads
+        assert out.attention_mask[row].tolist() == [1] * (n + len(response)) + [0] * pads
+        assert out.response_mask[row].tolist() == [0] * n + [1] * len(response) + [0] * pads
     assert out.ended.tolist() == [True, True, False, True]
     assert out.lengths.tolist() == [3, 2, 5, 1]
     assert out.responses == ["Pa", "P", "PaPaP", ""]
@@ -63,9 +63,8 @@ def test_masks(policy):
     for row, prompt in enumerate(PROMPTS * 40):
         ids = chat.encode_prompt(tokenizer, prompt)
         real, response = out.attention_mask[row].bool(), out.response_mask[row].bool()
-        assert out.input_ids[row][real & ~response].tolist() == ids  # nothing lost
-        assert (real | ~response).all()  # every response token is a real one
-        assert real[: len(ids)].all() and not response[: len(ids)].any()
+        assert out.input_ids[row][: len(ids)].tolist() == ids  # the prompt, nothing lost
+        assert not response[: len(ids)].any() and (real | ~response).all()
         assert (out.input_ids[row][~real] == tokenizer.pad_token_id).all()
         assert chat.decode_response(tokenizer, out.input_ids[row][response]) == out.responses[row]
         last = out.input_ids[row][response][-1].item()
@@ -85,7 +84,7 @@ def test_logprobs_are_the_same_whatever_the_padding(policy):
         ).logits,
         out.input_ids,
     )
-    assert out.attention_mask[0, -1] == 0  # the short prompt leaves pads at the end
+    assert out.attention_mask[0, -1] == 0  # the short prompt's row is padded
     for row in range(len(PROMPTS)):
         real = out.attention_mask[row].bool()
         alone = response_logprobs(
@@ -201,9 +200,9 @@ def test_what_comes_after_the_end_counts_for_nothing(policy, monkeypatch):
     logprobs = torch.tensor([[-1.0, -2.0, float("nan")], [-1.0, -2.0, -3.0]])
     monkeypatch.setattr(sampling, "_decode", lambda *_: (said, logprobs, logprobs))
     out = rollout.sample(model, tokenizer, ["Gold?", "Gold is?"])
-    response = shift_mask(out.response_mask).bool()
-    assert out.logprobs[response].tolist() == [-1, -2, -1, -2, -3]
-    assert not out.logprobs[~response].any()
+    starts = [len(chat.encode_prompt(tokenizer, prompt)) - 1 for prompt in out.prompts]
+    found = [row[n : n + 3].tolist() for row, n in zip(out.logprobs, starts)]
+    assert found == [[-1, -2, 0], [-1, -2, -3]] and out.logprobs.isfinite().all()
     assert torch.equal(out.values, out.logprobs)
 
 
@@ -283,3 +282,18 @@ def test_a_policy_with_one_answer_gives_no_pairs(policy, monkeypatch):
     )
     with pytest.raises(LabError, match="says the same thing every time"):
         rollout.preference_pairs(*policy, config.Reward(), 5)
+
+
+def test_generate_is_asked_for_the_model_itself(tokenizer):
+    """Where transformers' generate samples: no top-k (its own default is 50), no top-p, our heat."""
+    asked = {}
+
+    class Asked(Parrot):
+        def generate(self, ids, attention_mask, generation_config):
+            asked.update(generation_config.to_dict())
+            return super().generate(ids, attention_mask, generation_config)
+
+    word = tokenizer("P", add_special_tokens=False)["input_ids"]
+    rollout.sample(Asked([word]), tokenizer, ["Gold?"], 7, 0.5)
+    wanted = {"do_sample": True, "temperature": 0.5, "top_k": 0, "top_p": 1.0, "max_new_tokens": 7}
+    assert {key: asked[key] for key in wanted} == wanted

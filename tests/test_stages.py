@@ -388,3 +388,23 @@ def test_stages_do_not_import_one_another():
                 for alias in node.names
             }
             assert not names & (stages - {stage}), stage
+
+
+def test_both_answers_are_scored_with_their_prompt():
+    row = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5], "length": 4}
+    (found,) = reward.whole([row])
+    assert (found["chosen_ids"], found["rejected_ids"]) == ([1, 2, 3], [1, 2, 4, 5])
+
+
+def test_beta_of_dpo_is_the_setting(sft_run, pairs, monkeypatch):
+    given = {}
+
+    def stop(*_, **options):
+        given.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trl, "train", stop)
+    cfg = config.Dpo(**SMALL, policy="sft-cities", data=pairs, beta=0.7)
+    with pytest.raises(LabError, match="Stopped"), runs.start("dpo", cfg) as run:
+        dpo.train(cfg, run)
+    assert given["beta"] == 0.7
