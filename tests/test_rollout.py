@@ -285,7 +285,7 @@ def test_a_policy_with_one_answer_gives_no_pairs(policy, monkeypatch):
 
 
 def test_generate_is_asked_for_the_model_itself(tokenizer):
-    """Where transformers' generate samples: no top-k (its own default is 50), no top-p, our heat."""
+    """Where transformers' generate samples: no top-k (its default is 50), no top-p, our heat."""
     asked = {}
 
     class Asked(Parrot):
