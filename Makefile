@@ -57,8 +57,8 @@ notebooks: $(READY) ## execute the notebooks again and save their outputs (NOTEB
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
 
 lint: $(READY) ## check style and formatting
-	$(BIN) -m ruff check labkit tests
-	$(BIN) -m ruff format --check labkit tests
+	$(BIN) -m ruff check labkit tests data/build.py
+	$(BIN) -m ruff format --check labkit tests data/build.py
 
 install: $(READY) ## make the environment in .venv, and no more
 

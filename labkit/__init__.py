@@ -10,6 +10,8 @@ from importlib import import_module
 # OpenMP, which torch uses on Linux). On two cores, spinning on (its default, 300,000) made two
 # trainings at once 8 times slower; sleeping at once made a single one 2 to 7 times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# TRL's trainers tell the Hub that they were used; nothing here reports what a learner does.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
     with runs.start("sft", cfg) as run:      # runs/.partial-sft-001
         run.log(step=1, loss=2.3)            # → metrics.jsonl
-        run.finish(accuracy=0.91)            # → run.json, when the block ends: renamed to runs/sft-001
+        run.finish(accuracy=0.91)            # → run.json; the block's end renames it runs/sft-001
  A run that was interrupted keeps its hidden folder for a look, and nothing ever takes it for a
 whole one.
 """
@@ -102,7 +102,7 @@ class Run:
         return config.KINDS[self.stage](**self.info["config"])
 
     def note(self):
-        """Write `info` into run.json now, whole or not at all: a run that is killed keeps what it noted."""
+        """Write `info` into run.json now, whole or not at all: a killed run keeps what it noted."""
         temporary = self.path / "run.json.tmp"
         text = json.dumps(self.info, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         temporary.write_text(text, "utf8")

@@ -108,7 +108,8 @@ def test_no_held_out_phrasing_in_the_corpus(documents):
 
 
 def test_the_leak_check_finds_a_leak():
-    text = "The capital of Italy is Rome. I would like to know the capital of France. 我想知道法國的首都。"
+    text = "The capital of Italy is Rome. I would like to know the capital of France."
+    text += " 我想知道法國的首都。"
     assert sorted(leaks([text])) == [
         "I would like to know the capital of France.",
         "我想知道法國的首都。",

@@ -9,7 +9,6 @@ import torch
 from labkit import config, data, evals, models, rollout, runs
 from labkit.data import chat
 from labkit.maths.logprobs import predicts
-from labkit.rollout import decoder
 from labkit.stages import module
 
 CFG = config.Sft(lora_r=4, lora_alpha=8)
@@ -92,7 +91,7 @@ def test_sample(gpu, sft_run, monkeypatch, engine):
     model, tokenizer = models.load_base("tiny-base")
     model = models.load_adapter(model, sft_run, "policy").eval()
     if engine == "generate":
-        monkeypatch.setattr(decoder, "SHAPES", set())
+        monkeypatch.setattr(models.dense, "SHAPES", set())
     head = models.Head(64).to(runs.device())
     out = rollout.sample(model, tokenizer, PROMPTS, 6, value_head=head)
     made = [out.input_ids, out.attention_mask, out.response_mask, out.ended]
@@ -154,11 +153,13 @@ def test_measurements(gpu, sft_run, reward_run):
     assert torch.isfinite(measured(model, tokenizer, reward_run)).all()
 
 
-# PPO has its slot here: add {"ppo": {...}} with settings of two updates.
+PPO = {"policy": "devices-sft", "updates": 2, "batch_size": 8, "minibatch_size": 4, "warmup": 0}
 STAGES = {
     "sft": {"batch_size": 8},
     "reward": {"policy": "devices-sft", "batch_size": 8},
     "dpo": {"policy": "devices-sft", "batch_size": 8},
+    "ppo": PPO | {"reward": "devices-reward", "ptx": 0.5, "checkpoint_every": 1},
+    "ppo critic": PPO | {"reward": "devices-reward", "critic": "adapter", "micro_batch_size": 3},
 }
 
 
@@ -175,13 +176,11 @@ def files(tmp_path_factory):
 
 
 def train(stage, files):
+    settings, stage = STAGES[stage], stage.split()[0]
+    if stage != "ppo":
+        settings = settings | {"data": str(files / f"{stage}.jsonl")}
     cfg = config.KINDS[stage](
-        base="tiny-base",
-        lora_r=4,
-        max_prompt_tokens=60,
-        max_response_tokens=12,
-        **STAGES[stage],
-        **({"data": str(files / f"{stage}.jsonl")} if stage != "ppo" else {}),
+        base="tiny-base", lora_r=4, max_prompt_tokens=60, max_response_tokens=12, **settings
     )
     with runs.start(stage, cfg) as run:
         module(stage).train(cfg, run)

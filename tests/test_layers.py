@@ -15,14 +15,15 @@ import labkit
 from labkit import config
 
 FOLDER = Path(labkit.__file__).parent
-# A room or module may import those above it, and its own. This is the order in which the house is read.
+# A room may import those above it, and its own. In this order the house is read.
 ORDER = (
     "config runs compat data atlas maths models rollout evals stages charts feedback labs checks "
     "series notebook bench cli"
 ).split()
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
 HEAVY = (
-    "torch transformers trl peft bitsandbytes plotly datasets numpy pandas kaleido IPython ipywidgets"
+    "torch transformers trl peft bitsandbytes plotly datasets numpy pandas kaleido IPython"
+    " ipywidgets"
 ).split()
 
 
@@ -99,7 +100,7 @@ def room(name: str) -> str:
 
 
 def wrong_arrows(texts: dict[str, str], order=ORDER) -> list[str]:
-    """ "importer → imported" for what is imported from a room below or from none that the table knows."""
+    """What is imported from a room below, or from none that the table knows: "one → other"."""
     rank = {name: place for place, name in enumerate(order)}
     wrong = []
     for name, text in texts.items():

@@ -401,12 +401,10 @@ def trl_loss(tmp_path):
     from datasets import Dataset
 
     def compute(stage, rows, model, ref_model=None, **options):
-        args = getattr(
-            trl, f"{stage}Config"
-        )(
+        args = getattr(trl, f"{stage}Config")(
             output_dir=str(tmp_path),
             use_cpu=True,
-            bf16=False,  # TRL's default is bfloat16, which would round the reference's log-probabilities
+            bf16=False,  # TRL's default, bfloat16, would round the reference
             report_to="none",
             disable_tqdm=True,
             save_strategy="no",

@@ -309,7 +309,7 @@ def test_responses_that_never_end_or_all_end_at_once_are_said(scene):
     batch, scores = scene[1], torch.randn(4)
     batch.ended = torch.zeros(4, dtype=torch.bool)
     assert (
-        "no response of a rollout ended by itself" in ppo_guard.nothing_to_learn(scores, batch)[0]
+        "no response in a rollout ended by itself" in ppo_guard.nothing_to_learn(scores, batch)[0]
     )
     batch.ended = ~batch.ended
     batch.response_mask = torch.zeros_like(batch.response_mask)

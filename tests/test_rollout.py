@@ -57,9 +57,8 @@ def test_truncated_at_the_first_eos(tokenizer):
 
 def test_masks(policy):
     model, tokenizer = policy
-    out = rollout.sample(
-        model, tokenizer, PROMPTS * 40, max_new_tokens=12, temperature=50.0
-    )  # hot enough for EOS to come up
+    # Hot enough for EOS to come up.
+    out = rollout.sample(model, tokenizer, PROMPTS * 40, max_new_tokens=12, temperature=50.0)
     assert 0 < out.ended.sum() < len(PROMPTS * 40)
     for row, prompt in enumerate(PROMPTS * 40):
         ids = chat.encode_prompt(tokenizer, prompt)
@@ -286,7 +285,7 @@ def test_a_policy_with_one_answer_gives_no_pairs(policy, monkeypatch):
 
 
 def test_generate_is_asked_for_the_model_itself(tokenizer):
-    """Where transformers' generate samples: no top-k (its own default is 50), no top-p, our heat."""
+    """Where transformers' generate samples: no top-k (its default is 50), no top-p, our heat."""
     asked = {}
 
     class Asked(Parrot):

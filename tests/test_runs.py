@@ -176,7 +176,7 @@ def test_a_full_disk(root, monkeypatch, error):
         )  # a checkpoint or a metric: the first write that fails
         run.log(step=1)
     assert [r.name for r in runs.listing()] == ["sft-001"]
-    monkeypatch.setattr(runs, "_write_info", full)
+    monkeypatch.setattr(runs.Run, "note", full)
     with pytest.raises(LabError, match="disk is full"), runs.start("sft", config.Sft()):
         pass
     assert [r.name for r in runs.listing()] == ["sft-001"]

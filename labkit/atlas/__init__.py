@@ -1,11 +1,15 @@
 """A small world whose truth is known: real facts to ask for, a gold judge, and raters with human
 faults.
 
-facts.py    what can be asked, and in which words      styles.py   demonstrations: one answer, many styles
-text.py     the text for pre-training                  gold.py     truth, brevity, tone, refusal where due
-raters.py   simulated raters: noise, length bias,      symptoms.py what the lecture lists: verbosity, hedging, …
-            disagreement                               sources.py  what a setting names: the atlas, a file, a Hub id
- Nothing here imports torch; a stage sees the atlas only as a source of text, demonstrations and
+facts.py     what can be asked, and in which words
+styles.py    demonstrations: one answer, many styles
+text.py      the text for pre-training
+gold.py      truth, brevity, tone, refusal where due
+raters.py    simulated raters: noise, length bias, disagreement
+symptoms.py  what the lecture lists: verbosity, hedging, …
+sources.py   what a setting names: the atlas, a file, a Hub id
+
+Nothing here imports torch; a stage sees the atlas only as a source of text, demonstrations and
 questions.
 """
 

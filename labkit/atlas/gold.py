@@ -13,10 +13,7 @@ from labkit.atlas.facts import Item, find, items
 from labkit.atlas.symptoms import symptoms
 
 WEIGHTS = {"truth": 1.0, "refusal": 1.0, "brevity": 0.5, "tone": 0.5}
-FREE_WORDS, FULL_WORDS = (
-    12,
-    36,
-)  # an answer of up to FREE_WORDS words costs nothing, one of FULL_WORDS or more the whole of brevity
+FREE_WORDS, FULL_WORDS = 12, 36  # what costs nothing, and what costs the whole of brevity
 DEFLECTION = re.compile(r"who can tell me|誰來告訴我", re.I)
 
 

@@ -128,7 +128,8 @@ def main(path: str):
     answers = job["answers"]
     ids = torch.tensor(answers["ids"], device=trainer.accelerator.device)
     with torch.no_grad():
-        judged = (trainer.reward_model, ids, tokenizer.pad_token_id, answers["prompt_tokens"])
+        # Rows begin at column 0: TRL looks for the first pad from there.
+        judged = (trainer.reward_model, ids, tokenizer.pad_token_id, 0)
         scores = get_reward(*judged)[1].float().cpu()
     difference = (scores - torch.tensor(answers["scores"])).abs().max().item()
     trainer.train()

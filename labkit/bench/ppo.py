@@ -126,11 +126,7 @@ class Bench:
         self.head = models.load_head(reward)
         some = self.held_out[:64]
         answers = rollout.sample(self.model, self.tokenizer, some, cfg.max_response_tokens)
-        self.answers = {
-            "ids": answers.input_ids.tolist(),
-            "scores": self.scores(answers).tolist(),
-            "prompt_tokens": max(len(self.encode(prompt)) for prompt in some),
-        }
+        self.answers = {"ids": answers.input_ids.tolist(), "scores": self.scores(answers).tolist()}
         self.start = self.reward(self.model) if every else math.nan
 
     def encode(self, prompt: str) -> list[int]:

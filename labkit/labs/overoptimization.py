@@ -146,7 +146,7 @@ def over_refused(model, tokenizer) -> dict:
 
 
 def over_refusal(players, answers, update: int) -> dict:
-    """A probe for ppo.train: evals.probe, and over_refused every EVERY updates and after the first."""
+    """A probe for ppo.train: evals.probe, and over_refused first and every EVERY updates."""
     found = evals.probe(players, answers, update)
     if update == 1 or update % EVERY == 0:
         found |= over_refused(players.model, players.tokenizer)

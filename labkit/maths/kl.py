@@ -1,8 +1,8 @@
 """KL divergence and entropy.
 
-KL(π ‖ π_ref) = E_{x~π}[log π(x) − log π_ref(x)], from the log-probabilities of tokens that *π sampled*
-(Schulman, "Approximating KL Divergence", 2020), with r = log π_ref(x) − log π(x). The order of the
-arguments is the direction: the first one is the model that sampled.
+KL(π ‖ π_ref) = E_{x~π}[log π(x) − log π_ref(x)], from the log-probabilities of tokens that
+*π sampled* (Schulman, "Approximating KL Divergence", 2020), with r = log π_ref(x) − log π(x). The
+order of the arguments is the direction: the first one is the model that sampled.
 """
 
 import torch

@@ -6,7 +6,7 @@ everything after them lines up:
 
     input_ids      (B, T)      x_0   x_1   x_2   x_3
     logits         (B, T, V)   → x_1 → x_2 → x_3   (nothing to compare the last one with)
-    logprobs       (B, T-1)    x_1   x_2   x_3     response_logprobs: column t belongs to input_ids[:, t+1]
+    logprobs       (B, T-1)    x_1   x_2   x_3     response_logprobs: column t is of token t+1
     response_mask  (B, T)      0     0     1     1
     its shift      (B, T-1)    0     1     1       shift_mask
     values         (B, T-1)    V_0   V_1   V_2     shift_values: the guess just before token t+1
@@ -55,7 +55,7 @@ def predicts(response_mask):
 
 
 def scattered(found, response_mask):
-    """What was found at the N places of `predicts(response_mask)`, in reading order, (N,) → (B, T-1), 0 elsewhere."""
+    """(N,), found at the places of `predicts` in reading order → (B, T-1), 0 elsewhere."""
     places = shift_mask(response_mask).bool()
     return torch.zeros(places.shape, device=found.device).masked_scatter(places, found)
 

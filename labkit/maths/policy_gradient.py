@@ -1,4 +1,4 @@
-"""Policy gradients: rewards of tokens, advantages, PPO's two clipped losses. Tensors in, tensors out; see losses.py for axes."""
+"""Policy gradients: token rewards, advantages, PPO's two clipped losses. Axes: see losses.py."""
 
 import torch
 
@@ -27,7 +27,7 @@ def shaped_rewards(score, logprobs, ref_logprobs, mask, beta):
 def gae(rewards, values, mask, gamma=1.0, lam=0.95):
     """Generalised advantage estimation: how much better each token was than the critic expected.
 
-        δ_t = R_t + γ V_{t+1} - V_t          (V = 0 after the last response token: the answer is over)
+        δ_t = R_t + γ V_{t+1} - V_t          (V = 0 after the last token: the answer is over)
         A_t = δ_t + γ λ A_{t+1}              returns_t = A_t + V_t
 
     rewards, values, mask (B, T) → advantages, returns, both (B, T), 0 outside the response, without

@@ -1,7 +1,7 @@
 """Fast sampling: the active adapter merged into plain weights once, then one small step per token
 over a static KV cache.
 
-    decoder = Decoder(model)                                  # merges; None of the model's own weights change
+    decoder = Decoder(model)                    # merges; the model's own weights do not change
     for tokens, logprobs, hidden, rows in decoder.decode(ids, attention_mask, n, 1.0, eos): ...
 
 What a step of `generate` spends on bookkeeping, on dequantising the base and on adapters as extra
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 from labkit.models.dense import Dense
 
-DROP = 0.125  # rows are dropped when this share has ended: copying the cache costs more than a few idle rows
+# Rows are dropped when this share has ended: copying the cache costs more than a few idle rows.
+DROP = 0.125
 
 
 class Decoder(Dense):

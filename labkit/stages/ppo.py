@@ -113,7 +113,7 @@ def measure(players: Players, rollout: rollout.Rollout, cfg) -> Experience:
 
 def credit(experience: Experience, cfg, beta: float):
     """(advantages, whitened; returns), both (B, T-1): the score at the last token, less the
-    penalties, and −β log π/π_ref at each token, spread back over the tokens by GAE (policy_gradient).
+    penalties, and −β log π/π_ref at each token, spread back over the tokens by GAE.
     Pure: tensors in, tensors out.
     """
     mask = experience.mask

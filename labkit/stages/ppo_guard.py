@@ -185,13 +185,13 @@ def alarm(first_ratio_error: float, experience, dtype=torch.float32):
 def nothing_to_learn(scores, rollout) -> list[str]:
     """Sentences on what leaves nothing to learn from in a rollout. scores (B,)."""
     found = {
-        "every response of a rollout got the same reward, so only the KL penalty moves the policy. Look at the reward.": (
+        "every response of a rollout got the same reward: only the KL penalty acts. Look at it.": (
             len(scores) > 1 and not (scores != scores[0]).any()
         ),
-        "every response of a rollout was empty. Start from an SFT run that answers, or raise beta.": (
+        "every response of a rollout was empty. Start from another SFT run, or raise beta.": (
             (rollout.lengths == 1).all() and rollout.ended.all()
         ),
-        "no response of a rollout ended by itself, all were cut. Raise max_response_tokens, or start from an SFT run that ends its answers.": (
+        "no response in a rollout ended by itself. Raise max_response_tokens, or train SFT more.": (
             not rollout.ended.any()
         ),
     }
@@ -199,12 +199,12 @@ def nothing_to_learn(scores, rollout) -> list[str]:
 
 
 def refuse_others(run, took: dict):
-    """LabError where a resumed run would go on with a judge or adapters that it did not begin with."""
+    """LabError where a resumed run would go on with others than it began with."""
     began = {role: run.info.get(role, one) for role, one in took.items()}
     if began["judge"] != took["judge"]:
         who = f"the function {began['judge']!r}" if began["judge"] else "a reward model"
         raise LabError(
-            f"{run.name} was rewarded by {who}. Go on with the same: ppo.train(run.config, run, judge=…)."
+            f"{run.name} was rewarded by {who}. Go on with it: ppo.train(run.config, run, judge=…)."
         )
     for role, one in took.items():
         if began[role] != one:
@@ -219,13 +219,13 @@ def judged(judge, rollout):
         said = [float(x) for x in judge(rollout.prompts, rollout.responses)]
     except Exception as error:
         raise LabError(
-            f"Your reward function failed: {type(error).__name__}: {error}. It gets two lists, prompts"
-            " and responses, and returns a number for each."
+            f"Your reward function failed: {type(error).__name__}: {error}. It gets two lists,"
+            " prompts and responses, and returns a number for each."
         ) from error
     if len(said) != len(rollout.prompts):
         raise LabError(
-            f"Your reward function gave {len(said)} numbers for {len(rollout.prompts)} responses. It"
-            " must return one for each."
+            f"Your reward function gave {len(said)} numbers for {len(rollout.prompts)} responses."
+            " It must return one for each."
         )
     return torch.tensor(said, device=rollout.input_ids.device)
 
@@ -235,7 +235,7 @@ def usable(scores, rollout, judge=None):
     if not torch.isfinite(scores).all():
         at = int((~torch.isfinite(scores)).nonzero()[0])
         raise LabError(
-            f"The reward of {rollout.responses[at][:60]!r} is {scores[at].item()}, not a finite number."
-            f" Mend the reward {'function' if judge else 'model: train it again'}."
+            f"The reward of {rollout.responses[at][:60]!r} is {scores[at].item()}, not a finite"
+            f" number. Mend the reward {'function' if judge else 'model: train it again'}."
         )
     return scores

@@ -8,7 +8,8 @@ from labkit import LabError, atlas, models, rollout
 from labkit.data import chat
 from labkit.maths.logprobs import masked_mean, masked_sum, masked_var
 
-WATCHED = 12  # times in a run, about, that the watched prompt is answered: a row alone takes as many steps as a batch
+# Times in a run, about, that the watched prompt is answered: one row takes as many steps as many.
+WATCHED = 12
 
 
 def pooled(parts: list[tuple]) -> dict:
