@@ -108,7 +108,7 @@ def run(mutants, root: Path = ROOT, preload=HEAVY) -> int:
     if said or not mutants:
         print(*said or ["No such mutant."], sep="\n")
         return 1
-    every = " ".join(dict.fromkeys(name for mutant in mutants for name in mutant.tests.split()))
+    every = " ".join(sorted({name for mutant in mutants for name in mutant.tests.split()}))
     unchanged = mutants[0]._replace(new=mutants[0].old, tests=every)
     # Processes are forked from one that has imported the libraries, and has used none of them.
     context = multiprocessing.get_context("forkserver")
@@ -123,7 +123,8 @@ def run(mutants, root: Path = ROOT, preload=HEAVY) -> int:
         for file, old, new, _ in mutants:
             killed_by, seconds = results.next(timeout=300)
             alive += not killed_by
-            print(f"{file:32} {seconds:5.1f} s  {killed_by or 'SURVIVED'}\n    {old}  →  {new}")
+            print(f"{file:32} {seconds:5.1f} s  {killed_by or 'SURVIVED'}")
+            print(f"    {old.strip()}  →  {new.strip()}", flush=True)
     minutes = (time.monotonic() - began) / 60
     print(
         f"{len(mutants) - alive} of {len(mutants)} mutants were killed, in {minutes:.1f} minutes."

@@ -812,3 +812,28 @@ def test_minibatches_are_drawn_anew_in_every_epoch(ppo_cfg, scene, monkeypatch):
     torch.manual_seed(0)
     improved(players, batch, old, config.change(ppo_cfg, minibatch_size=4, epochs=5))
     assert len(seen) == 5 and len(set(seen)) > 1
+
+
+def test_a_part_counts_by_its_tokens(ppo_cfg, scene):
+    """Responses of 8, 7, 5 and 2 tokens, one at a time or all at once: the same step."""
+    players, batch, _ = scene
+    for row, cut in enumerate((0, 1, 3, 6)):
+        gone = batch.response_mask[row].nonzero().flatten()[8 - cut :]
+        batch.response_mask[row, gone] = batch.attention_mask[row, gone] = 0
+    old = ppo.measure(players, batch, ppo_cfg)
+    torch.manual_seed(1)
+    advantages, returns = torch.randn(2, *old.values.shape)
+    trained = models.adapter_parameters(players.model, "policy")
+    start, moved = weights(players.model, "policy"), []
+    for size in (1, 4):
+        for parameter, value in zip(trained, start, strict=True):
+            parameter.data.copy_(value)
+        players.refresh()
+        cfg = config.change(ppo_cfg, epochs=1, micro_batch_size=size, max_grad_norm=1e9)
+        players.passes = MicroBatch(cfg)
+        (step,) = improved(players, batch, old, cfg, advantages, returns, torch.optim.SGD)
+        change = torch.cat([(p - q).flatten() for p, q in zip(trained, start)]).detach()
+        moved.append((step["policy_loss"], change))
+    (loss_of_parts, of_parts), (loss, whole) = moved
+    assert loss_of_parts == pytest.approx(loss, abs=1e-4)
+    assert whole.norm() > 1e-3 and (of_parts - whole).norm() < 1e-2 * whole.norm()

@@ -84,6 +84,8 @@ def test_reward_learns_what_the_rater_likes(sft_run, pairs):
     with runs.start("reward", cfg, "reward-short") as run:
         reward.train(cfg, run)
     found = run.evaluation
+    losses = [line["loss"] for line in run.metrics() if "loss" in line]
+    assert losses[-1] < 0.5 * losses[0]  # a head of luck may tell short from long as well
     assert (
         found["accuracy"] > 0.9
         and found["dropped"] == 2
