@@ -21,7 +21,8 @@ def package(tmp_path):
 
 
 def tried(package, old, new, tests=TESTS):
-    return mutants.run([mutants.Mutant("labkit/sums.py", old, new, tests)], package, preload=["pytest"])
+    mutant = mutants.Mutant("labkit/sums.py", old, new, tests)
+    return mutants.run([mutant], package, preload=["pytest"])
 
 
 def test_a_mutant_that_is_killed_names_its_test(package, capsys):
