@@ -52,8 +52,7 @@ class Experience:
 
 
 def token_logprobs(forward, batch, temperature: float):
-    """(log-probabilities (b, t-1), hidden (N, d) at the N places that predict a response token).
-
+    """(log-probabilities (b, t-1), hidden (N, d) at the N places that predict a response token) of
     batch: (input_ids, attention_mask, response_mask), all (b, t).
     """
     ids, attention_mask, response_mask = batch
@@ -62,9 +61,7 @@ def token_logprobs(forward, batch, temperature: float):
 
 
 def critic_values(players: Players, batch, hidden=None):
-    """The critic's value before each response token (b, t-1). hidden (N, d): the policy's, for a
-    critic that is a head.
-    """
+    """The critic's value before each response token (b, t-1). hidden (N, d): the policy's."""
     ids, attention_mask, response_mask = batch
     if players.critic is not None:
         hidden = players.critic.hidden_at(ids, attention_mask, predicts(response_mask))

@@ -44,10 +44,8 @@ class Players:
 
     def trained(self) -> tuple[list, list]:
         """(the policy's parameters, the critic's)."""
-        policy, critic = (
-            models.adapter_parameters(self.model, name) for name in ("policy", "critic")
-        )
-        return policy, [*critic, self.value_head.weight]
+        of = lambda role: models.adapter_parameters(self.model, role)
+        return of("policy"), [*of("critic"), self.value_head.weight]
 
     def refresh(self):
         """After a step: the forward passes see the adapters as they are now."""
@@ -61,9 +59,8 @@ def seat(cfg, run, judge=None) -> Players:
     Raises LabError where a resumed run would go on with others than it began with.
     """
     sft = runs.latest("sft", cfg.policy)
-    rewards = (
-        [] if judge else [runs.latest("reward", name.strip()) for name in cfg.reward.split(",")]
-    )
+    names = [] if judge else cfg.reward.split(",")
+    rewards = [runs.latest("reward", name.strip()) for name in names]
     took = {
         "judge": getattr(judge, "__name__", type(judge).__name__) if judge else "",
         "policy": models.adapter_id(sft),
