@@ -91,7 +91,7 @@ def tried(task) -> tuple[str, float]:
         changed = copy / mutant.file
         changed.write_text(changed.read_text("utf8").replace(mutant.old, mutant.new), "utf8")
         os.chdir(copy)
-        os.environ["PYTHONPATH"] = str(copy)
+        os.environ |= {"PYTHONPATH": str(copy), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         sys.path.insert(0, str(copy))
         tempfile.tempdir = folder
         plain = "-x -o addopts= -p no:cacheprovider -p no:terminal".split()
