@@ -196,7 +196,7 @@ class Ppo(Adapted):
     """Prompts per rollout."""
     minibatch_size: int = 32
     """Responses per optimiser step."""
-    micro_batch_size: int = 16
+    micro_batch_size: int = 8
     """Responses of like length per forward and backward pass, whose gradients add up to the
     minibatch's (0: as many as minibatch_size). Fewer leave less padding and less memory; halved
     when memory runs out.
