@@ -4,7 +4,8 @@ byte for byte.
     python data/build.py                    # downloads the packages named below, writes the files
     python data/build.py --packages DIR     # uses the downloaded files in DIR instead
     python data/build.py --check            # writes nothing; fails if a file would change
- Written by hand, and only read here: atlas/taiwan.jsonl and atlas/requests.jsonl. Sources and
+
+Written by hand, and only read here: atlas/taiwan.jsonl and atlas/requests.jsonl. Sources and
 licences: data/README.md.
 """
 

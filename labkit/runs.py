@@ -3,7 +3,8 @@
     with runs.start("sft", cfg) as run:      # runs/.partial-sft-001
         run.log(step=1, loss=2.3)            # → metrics.jsonl
         run.finish(accuracy=0.91)            # → run.json; the block's end renames it runs/sft-001
- A run that was interrupted keeps its hidden folder for a look, and nothing ever takes it for a
+
+A run that was interrupted keeps its hidden folder for a look, and nothing ever takes it for a
 whole one.
 """
 

@@ -1,6 +1,7 @@
 """The whole series without notebooks: every stage, several seeds, one report of what is claimed of
 them.
- Pre-training is done once; every seed then makes its own SFT model, preference pairs, reward model,
+
+Pre-training is done once; every seed then makes its own SFT model, preference pairs, reward model,
 PPO and DPO policy, and is measured on phrasings of the questions that no training set holds.
 """
 

@@ -1,6 +1,7 @@
 """What can be asked in the atlas: facts, harmful requests and their harmless look-alikes, each with
 its phrasings.
- An `Item` is one askable thing. Its relation decides how it is asked and stated (`TEMPLATES`); the
+
+An `Item` is one askable thing. Its relation decides how it is asked and stated (`TEMPLATES`); the
 last phrasings of every relation are held out: no training text, demonstration or rated prompt uses
 them.
 """

@@ -1,5 +1,6 @@
 """One answer, many styles: what feedback has to choose from.
- A demonstration of the atlas states the same truth shortly, at length, hedged, with apologies,
+
+A demonstration of the atlas states the same truth shortly, at length, hedged, with apologies,
 under a disclaimer, or not at all. An SFT model learns the mixture; RLHF then moves the weight to
 whatever the raters like.
 """

@@ -1,5 +1,6 @@
 """What a policy that pleases its reward model too well begins to say, counted.
- The symptoms Schulman named for over-optimised chat models (ICML 2023): they grow long, hedge,
+
+The symptoms Schulman named for over-optimised chat models (ICML 2023): they grow long, hedge,
 apologise, remind you that they are a language model, and refuse what is harmless. All are read off
 the text by rules, so that a chart of them costs nothing and a learner can see why an answer was
 counted. Rules miss paraphrases and are fooled by quotations: good for rates, not for judging one

@@ -1,5 +1,6 @@
 """Tables as HTML with a plain-text twin, and the text that charts and tables share.
- Text from a model is untrusted: everything here is escaped, and characters that could hide or
+
+Text from a model is untrusted: everything here is escaped, and characters that could hide or
 reorder something are made visible.
 """
 
