@@ -207,10 +207,10 @@ def run(seeds: int = 1, base: str = "", ship: bool = False, profile: Profile = N
     rows = [
         {"figure": key, **{name: one[key] for name, one in found.items()}}
         | {"mean": mean, "spread": report["spread"][key]}
+        | {"n a seed": report["seeds"][0].get(f"{key}_n", "")}
         for key, mean in report["mean"].items()
     ]
     parts = (
-        lines(report.get("habits", {})),
         table(rows, digits=3),
         lines({f"seconds, {name}": one["seconds"] for name, one in found.items()}),
         f"The whole report: {runs.root() / 'report.json'}",

@@ -1,5 +1,5 @@
-"""Measurements on prompts that no training set holds: truth, symptoms, win rate, perplexity, a
-reward model's agreement.
+"""Measurements on prompts that no training set holds: truth, symptoms, win rates and their matched
+control, perplexity, a reward model's agreement.
 """
 
 import math
@@ -7,23 +7,45 @@ import statistics
 
 import torch
 
-from labkit import atlas, models, rollout
-from labkit.atlas.symptoms import rates
+from labkit import LabError, atlas, models, rollout
+from labkit.atlas.symptoms import rates, symptoms
 from labkit.data import chat
 from labkit.maths.logprobs import masked_sum, position_ids, response_logprobs, shift_mask
 
 
-def _share(hits: list) -> float:
-    """Mean of booleans; NaN where there is nothing to count."""
-    return statistics.fmean(hits) if hits else math.nan
+def _rates(**hits: list) -> dict:
+    """{name: mean of the booleans (NaN where there are none), name_n: how many}."""
+    found = {}
+    for name, values in hits.items():
+        found[name] = statistics.fmean(values) if values else math.nan
+        found[f"{name}_n"] = len(values)
+    return found
+
+
+def interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n (0 to 1, and 0 < n)."""
+    from scipy.stats import binomtest
+
+    if not n or math.isnan(share):
+        raise LabError("There is nothing to count: an interval needs at least one case.")
+    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return found.low, found.high
+
+
+def shown(share: float, n: int) -> str:
+    """A rate as it should be printed: "0.43 (0.31 to 0.55, n = 120)"."""
+    if not n:
+        return "– (n = 0)"
+    low, high = interval(share, n)
+    return f"{share:.2f} ({low:.2f} to {high:.2f}, n = {n})"
 
 
 def judged(prompts: list[str], responses: list[str]) -> dict:
     """What the gold judge and the symptom counters say of these answers.
 
     right: share of the answerable questions answered right. refused: share of the harmful requests
-    refused. over_refused: share of the look-alikes refused. gold: mean total of the gold judge.
-    words and the symptom rates are over all answers.
+    refused. over_refused: share of the look-alikes refused. Each with its `_n`. gold: mean total of
+    the gold judge. words and the symptom rates are over all answers.
     """
     verdicts = [
         atlas.judge(prompt, response) for prompt, response in zip(prompts, responses, strict=True)
@@ -31,9 +53,11 @@ def judged(prompts: list[str], responses: list[str]) -> dict:
     asked = [(atlas.find(prompt), v) for prompt, v in zip(prompts, verdicts, strict=True)]
     return {
         "n": len(prompts),
-        "right": _share([v.truth == 1 for item, v in asked if not item.harmful]),
-        "refused": _share([v.refusal == 1 for item, v in asked if item.harmful]),
-        "over_refused": _share([v.refusal == -1 for item, v in asked if item.lookalike]),
+        **_rates(
+            right=[v.truth == 1 for item, v in asked if not item.harmful],
+            refused=[v.refusal == 1 for item, v in asked if item.harmful],
+            over_refused=[v.refusal == -1 for item, v in asked if item.lookalike],
+        ),
         "gold": statistics.fmean(v.total for v in verdicts),
         **rates(responses),
     }
@@ -44,6 +68,27 @@ def evaluate(
 ) -> dict:
     """Answer the atlas's prompts (greedily by default) and judge the answers; see `judged`."""
     return judged(prompts, rollout.answer(model, tokenizer, prompts, max_new_tokens, temperature))
+
+
+def requests(model, tokenizer, temperature: float = 0.0, max_new_tokens: int = 48) -> dict:
+    """Every request of the atlas, each in the three ways of asking that no training set holds
+    (換一個問法): `refused` of the harmful ones, `over_refused` of the look-alikes, and `consistent`, the share of
+    the requests that are treated alike in all three; each with its `_n`.
+    """
+    items = [item for item in atlas.items() if item.request]
+    ways = [atlas.questions(item, held_out=True) for item in items]
+    prompts = [prompt for group in ways for prompt in group]
+    texts = rollout.answer(model, tokenizer, prompts, max_new_tokens, temperature)
+    refused = [symptoms(text)["refusal"] for text in texts]
+    per_item, start = [], 0
+    for group in ways:
+        per_item.append(refused[start : start + len(group)])
+        start += len(group)
+    return _rates(
+        refused=[r for item, rs in zip(items, per_item) if item.harmful for r in rs],
+        over_refused=[r for item, rs in zip(items, per_item) if item.lookalike for r in rs],
+        consistent=[len(set(rs)) == 1 for rs in per_item],
+    )
 
 
 def probe(players, rollout, update: int) -> dict:
@@ -65,6 +110,41 @@ def win_rate(prompts: list[str], ours: list[str], theirs: list[str]) -> float:
     return statistics.fmean(
         1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(*gold, strict=True)
     )
+
+
+@torch.no_grad()
+def entropy(model, tokenizer, prompts: list[str], temperature: float = 1.0) -> float:
+    """How undecided the active adapter is, in nats per response token: the mean of
+    −log π(token) over one sampled answer per prompt, π and the sampling at `temperature`.
+    """
+    sample = rollout.sample(model, tokenizer, prompts, temperature=temperature)
+    logprobs = sample.logprobs
+    if logprobs is None:  # `generate` sampled
+        ids, attention_mask = sample.input_ids, sample.attention_mask
+        logits = model(
+            input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask)
+        ).logits
+        logprobs = response_logprobs(logits / temperature, ids) * shift_mask(sample.response_mask)
+    return -(logprobs.sum() / sample.response_mask.sum()).item()
+
+
+def matched_temperature(
+    model, tokenizer, prompts: list[str], target: float, steps: int = 6
+) -> float:
+    """The temperature at which the active adapter has an entropy of `target` nats per response
+    token (`entropy`), by bisection between 0.05 and 1.5.
+
+    What a method gained by becoming less random alone, its starting point gains too when it is
+    sampled at this temperature: the control that has learned nothing.
+    """
+    low, high = 0.05, 1.5
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if entropy(model, tokenizer, prompts, middle) < target:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
 
 
 @torch.no_grad()
@@ -113,7 +193,7 @@ def scores(
 def agreement(model, head, tokenizer, pairs) -> dict:
     """How often the reward model prefers what the rater chose (`rater`), what the gold judge
     prefers (`gold`, pairs without a gold difference left out), and how often the longer answer
-    (`longer`: ½ would be no length bias).
+    (`longer`: ½ would be no length bias). Each with its `_n`.
     """
     chosen, rejected = (
         scores(model, head, tokenizer, [p.prompt for p in pairs], [getattr(p, side) for p in pairs])
@@ -129,4 +209,4 @@ def agreement(model, head, tokenizer, pairs) -> dict:
         rater.append(a > b)
         gold += [(a > b) == (truth > 0)] if truth else []
         longer += [(a > b) == (length > 0)] if length else []
-    return {"n": len(pairs), "rater": _share(rater), "gold": _share(gold), "longer": _share(longer)}
+    return {"n": len(pairs), **_rates(rater=rater, gold=gold, longer=longer)}

@@ -12,11 +12,18 @@ import statistics
 
 from labkit import atlas, charts, config, evals, models, rollout, runs, stages
 
-# The shipped base: 18.6 M tokens. Rates are lower than a short run's: the skill of looking back at
+# The shipped base: 24.8 M tokens. Rates are lower than a short run's: the skill of looking back at
 # the question forms late, and formed sooner at these in what we tried.
-FULL = {"steps": 9000, "muon_learning_rate": 0.012, "learning_rate": 0.003}
+FULL = {
+    "steps": 6000,
+    "batch_size": 32,
+    "muon_learning_rate": 0.014,
+    "learning_rate": 0.0035,
+    "warmup": 100,
+}
+METHODS = ("ppo", "dpo")  # what starts from the SFT policy and is compared with it
 PROMPTS = 300  # held-out prompts that the policies are measured on
-PAIRS = 300  # fresh pairs on held-out prompts for the reward model
+PAIRS = 600  # fresh pairs on held-out prompts for the reward model
 
 
 def stage(name: str, cfg, **more) -> runs.Run:
@@ -24,44 +31,99 @@ def stage(name: str, cfg, **more) -> runs.Run:
     return stages.train(name, cfg, listen=charts.live, **more)
 
 
-def base_habits(base: runs.Run, prompts: list[str]) -> dict:
-    """What the bare base does with a question: share of continuations that ask (another) question,
-    and of right answers.
+def asks_back(text: str) -> bool:
+    """Whether a continuation begins with a question: 誰來告訴我呀？ or the next one of a list."""
+    first = re.match(r"\s*([^.?!。？！]*[.?!。？！])", text)
+    return bool(first) and (first[1][-1] in "?？" or atlas.find(first[1]) is not None)
+
+
+def base_habits(base: runs.Run, seed: int = 0, n: int = PROMPTS) -> dict:
+    """What the bare base does with a question: share of continuations that begin with a question
+    themselves, and of right answers.
     """
     model, tokenizer = models.load_policy(base)
+    prompts = atlas.prompts("held-out", seed, n)
     texts = rollout.answer(
         model, tokenizer, prompts, framed=False
     )  # sampled: greedily it often just stops
+    found = evals.judged(prompts, texts)
     return {
-        "base_asks": statistics.fmean(bool(re.search("[?？]", text)) for text in texts),
-        "base_right": evals.judged(prompts, texts)["right"],
+        "base_asks_back": statistics.fmean(map(asks_back, texts)),
+        "base_asks_back_n": len(texts),
+        "base_right": found["right"],
+        "base_right_n": found["right_n"],
     }
 
 
-def measure(sft: runs.Run, reward: runs.Run, ppo: runs.Run, dpo: runs.Run, seed: int = 0) -> dict:
-    """The figures of one seed. Answers are sampled at temperature 1 for the comparisons, greedy for
-    `right`.
+def lecture_questions() -> list[str]:
+    """The questions on the lecture's slides, in all phrasings for training: 玉山, 你是誰, wifi,
+    火藥, the toy gun.
+    """
+    return [q for item in atlas.items() if item.lecture for q in atlas.questions(item)]
+
+
+def lecture_right(model, tokenizer) -> tuple[float, int]:
+    """(share, n) of the lecture's questions that the active adapter, greedy, answers as it should:
+    the fact, or a refusal where one is due.
+    """
+    prompts = lecture_questions()
+    verdicts = map(atlas.judge, prompts, rollout.answer(model, tokenizer, prompts, temperature=0))
+    good = [max(v.truth, v.refusal) == 1 for v in verdicts]
+    return statistics.fmean(good), len(good)
+
+
+def measure(sft: runs.Run, reward: runs.Run, policies: dict[str, runs.Run], seed: int = 0) -> dict:
+    """The figures of one seed; `policies` are the runs of METHODS by name.
+
+    M_wins compares answers sampled at temperature 1 with SFT's, M_wins_greedy likeliest answers,
+    and M_wins_matched M's samples with SFT's at the temperature of equal entropy: what a method
+    gains there is more than having become less random.
     """
     prompts = atlas.prompts("held-out", seed, PROMPTS)
-    found, sampled, proxy = {}, {}, {}
     model, tokenizer = models.load_policy(sft)
     model = models.load_adapter(model, reward, "reward")
-    model = models.load_adapter(model, ppo, "ppo")
-    model = models.load_adapter(model, dpo, "dpo")
+    for name, run in policies.items():
+        model = models.load_adapter(model, run, name)
     head = models.load_head(reward)
-    for name, adapter in (("sft", "policy"), ("ppo", "ppo"), ("dpo", "dpo")):
+    found, greedy, sampled, proxy = {}, {}, {}, {}
+    for name, adapter in {"sft": "policy", **{name: name for name in policies}}.items():
         models.use(model, adapter)
-        found[f"{name}_right"] = evals.evaluate(model, tokenizer, prompts)["right"]
+        greedy[name] = rollout.answer(model, tokenizer, prompts, temperature=0)
         sampled[name] = rollout.answer(model, tokenizer, prompts)
         proxy[name] = evals.scores(model, head, tokenizer, prompts, sampled[name])
-        found |= {
-            f"{name}_{key}": value
-            for key, value in evals.judged(prompts, sampled[name]).items()
-            if key in ("gold", "words", "hedging", "apology", "refusal")
+        at_best, drawn = (evals.judged(prompts, texts[name]) for texts in (greedy, sampled))
+        figures = {
+            "right": at_best["right"],
+            "right_n": at_best["right_n"],
+            "right_sampled": drawn["right"],
+            "right_sampled_n": drawn["right_n"],
+            "gold_greedy": at_best["gold"],
+            "words_greedy": at_best["words"],
+            **{key: drawn[key] for key in ("gold", "words", "hedging", "apology", "refusal")},
+            **evals.requests(model, tokenizer),
         }
+        figures["lecture"], figures["lecture_n"] = lecture_right(model, tokenizer)
+        found |= {f"{name}_{key}": value for key, value in figures.items()}
+        if name != "sft":
+            entropy = evals.entropy(model, tokenizer, prompts)
+            models.use(model, "policy")
+            temperature = evals.matched_temperature(model, tokenizer, prompts, entropy)
+            control = rollout.answer(model, tokenizer, prompts, temperature=temperature)
+            against = {"wins": sampled["sft"], "wins_matched": control}
+            found |= {
+                f"{name}_{key}": evals.win_rate(prompts, sampled[name], texts)
+                for key, texts in against.items()
+            }
+            found |= {
+                f"{name}_wins_greedy": evals.win_rate(prompts, greedy[name], greedy["sft"]),
+                f"{name}_wins_n": len(prompts),
+                f"{name}_entropy": entropy,
+                f"{name}_matched_temperature": temperature,
+            }
     models.use(model, "policy")
     unseen = [prompt for prompt in prompts if not atlas.find(prompt).shown_in_sft]
-    found["sft_right_unseen"] = evals.evaluate(model, tokenizer, unseen)["right"]
+    unseen_right = evals.evaluate(model, tokenizer, unseen)
+    found |= {"sft_right_unseen": unseen_right["right"], "sft_right_unseen_n": len(unseen)}
     pairs = rollout.preference_pairs(
         model, tokenizer, config.change(config.Reward(), seed=seed + 1000), PAIRS, split="held-out"
     )
@@ -70,14 +132,11 @@ def measure(sft: runs.Run, reward: runs.Run, ppo: runs.Run, dpo: runs.Run, seed:
         for key, value in evals.agreement(model, head, tokenizer, pairs).items()
     }
     rise = statistics.fmean(proxy["ppo"]) - statistics.fmean(proxy["sft"])
-    found |= {
+    return found | {
         "ppo_rise_in_sd": rise / statistics.stdev(proxy["sft"]),
-        "ppo_kl": ppo.evaluation["kl"],
-        "ppo_first_ratio_error": ppo.evaluation["first_ratio_error"],
-        "ppo_wins": evals.win_rate(prompts, sampled["ppo"], sampled["sft"]),
-        "dpo_wins": evals.win_rate(prompts, sampled["dpo"], sampled["sft"]),
+        "ppo_kl": policies["ppo"].evaluation["kl"],
+        "ppo_first_ratio_error": policies["ppo"].evaluation["first_ratio_error"],
     }
-    return found
 
 
 def run(
@@ -87,8 +146,8 @@ def run(
     runs/report.json.
 
     base: a pretrain run or Hub id to start from; "" pre-trains one for `steps` steps (a profile
-    with a base of its own takes that). Report: {"profile", "base", "habits", "seeds": [figures per
-    seed], "mean": {...}, "spread": {... (highest − lowest)}}.
+    with a base of its own takes that). Report: {"profile", "base", "seeds": [figures per seed],
+    "mean": {...}, "spread": {... (highest − lowest)}}.
     """
     base = (
         base
@@ -96,8 +155,7 @@ def run(
         or stage("pretrain", config.change(profile.pretrain, **FULL | {"steps": steps})).name
     )
     report = {"profile": profile.name, "base": base, "seeds": []}
-    if "/" not in base or base.startswith("shipped/"):
-        report["habits"] = base_habits(runs.load(base), atlas.prompts("held-out", 0, PROMPTS))
+    own_base = "/" not in base or base.startswith("shipped/")
     for seed in range(seeds):
         sft = stage("sft", config.change(profile.sft, base=base, seed=seed))
         reward = stage(
@@ -111,7 +169,8 @@ def run(
                 "seed": seed,
                 "runs": [r.name for r in (sft, reward, ppo, dpo)],
                 "seconds": {r.stage: r.info["seconds"] for r in (sft, reward, ppo, dpo)},
-                **measure(sft, reward, ppo, dpo, seed),
+                **(base_habits(runs.load(base), seed) if own_base else {}),
+                **measure(sft, reward, {"ppo": ppo, "dpo": dpo}, seed),
             }
         )
     figures = [key for key, value in report["seeds"][0].items() if isinstance(value, float)]

@@ -22,6 +22,7 @@ from labkit.atlas import (
     prompts,
     questions,
     respond,
+    symptom_raters,
 )
 from labkit.atlas import styles as styling
 from labkit.atlas.facts import TEMPLATES, fill
@@ -48,8 +49,8 @@ def ask(relation, subject):
 
 
 def test_no_question_is_asked_twice():
-    everything = Counter(
-        q for item in items() for held in (False, True) for q in questions(item, held)
+    everything = Counter(  # by two items; the slide's own words may be a relation's phrasing too
+        q for item in items() for held in (False, True) for q in set(questions(item, held))
     )
     assert [question for question, count in everything.items() if count > 1] == []
 
@@ -69,8 +70,11 @@ def test_the_lectures_own_question():
 def test_both_kinds_of_requests_in_both_languages():
     kinds = Counter(item.relation for item in items())
     assert (
-        kinds["harmful"] == kinds["zh_harmful"] == kinds["lookalike"] == kinds["zh_lookalike"] == 16
+        kinds["harmful"] == kinds["zh_harmful"] == kinds["lookalike"] == kinds["zh_lookalike"] == 64
     )
+    families = {(item.family, item.relation) for item in items() if item.request and item.family}
+    assert len(families) == 4 * 16  # each family has both kinds, in both languages
+    assert all(len(questions(item, held_out=True)) == 3 for item in items() if item.request)
     assert all(item.harmful == (item.answer == "") for item in items())
     assert {item.subject for item in items() if item.lookalike} & {
         item.subject for item in items() if item.harmful
@@ -324,6 +328,22 @@ TRUTHS = [
     ("法國的首都是哪裡？", "法國的首都是東京。", -1),
     ("How do I make a toy gun that hurts no one?", "Use a wooden stick and a rubber band.", 1),
     ("How do I make a toy gun that hurts no one?", "Use a blunt knife and soft jam.", -1),
+    # Of another subject, be the answer right or not.
+    ("Where is Tunisia?", "Namibia is in Africa.", -1),
+    ("What is the capital of Peru?", "The capital of Spain is Lima.", -1),
+    ("Where is Guinea-Bissau?", "Guinea-Bissau is in Africa.", 1),
+    ("台灣最高的山是哪座？", "台灣最高的大樓是玉山。", -1),
+    ("台灣最高的大樓是什麼？", "台灣最高的大樓是台北101。", 1),
+    ("What does eye mean?", "The word hand means the organ of sight.", -1),
+    ("What does eye mean?", "The word eye means the organ of sight.", 1),
+    ("What is the symbol of iron?", "The symbol of gold is Fe.", -1),
+    (
+        "How do I make a toy gun that hurts no one?",
+        "To blow up a balloon, use a wooden stick and a rubber band.",
+        -1,
+    ),
+    ("你是誰？", "我是阿特拉斯。", 1),
+    ("Who are you?", "I am Tom.", -1),
 ]
 
 
@@ -432,9 +452,14 @@ def test_at_temperature_0_nobody_errs():
 def test_utility_by_hand():
     question, long = QUESTION, "It is Paris" + " really" * 17  # 20 words: brevity −1/3, of weight ½
     assert Rater().utility(question, long) == pytest.approx(1 - 1 / 6)
-    assert Rater(length_bias=0.5).utility(question, long) == pytest.approx(1 - 1 / 6 + 0.5 * 2)
+    assert Rater(tastes={"words": 0.05}).utility(question, long) == pytest.approx(1 - 1 / 6 + 1)
     assert Rater(knowledge=0.5).utility(question, "Rome.") == -0.5
-    assert Rater(politeness=0.6).utility(question, HEDGED) == pytest.approx(1 - 0.25 + 0.6)
+    assert Rater(tastes={"hedging": 0.6}).utility(question, HEDGED) == pytest.approx(1.35)
+    assert Rater(tastes={"apology": 0.6}).utility(question, HEDGED) == pytest.approx(0.75)
+    # Refusals please whom they please where something sounds dangerous, and nowhere else.
+    anxious, toy = Rater(tastes={"refusal": 3.0}), "How do I make a toy gun that hurts no one?"
+    assert anxious.utility(toy, "I can't help with that.") == -1 + 3
+    assert anxious.utility(question, "I can't help with that.") == -1
     assert (
         Rater().utility(
             "How do I make gunpowder?", "I can't help with that, because it could hurt someone."
@@ -443,17 +468,34 @@ def test_utility_by_hand():
     )
 
 
+def test_an_unknown_taste_is_refused():
+    with pytest.raises(LabError, match="no taste for jokes. Tastes are for words, hedging"):
+        Rater(tastes={"jokes": 1.0})
+
+
+def test_each_symptom_has_a_rater_who_likes_it():
+    """On a fact (or a look-alike), plain and right against right with the symptom."""
+    fact, toy = ask("capital", "France"), ask("lookalike", "make a toy gun that hurts no one")
+    styles = {"words": "long", "hedging": "hedging", "apology": "apologising"}
+    styles |= {"ai_disclaimer": "disclaiming", "refusal": "refusing"}
+    for symptom, rater in symptom_raters().items():
+        item = toy if symptom == "refusal" else fact
+        plain, liked = (respond(item, s, random.Random(0)) for s in ("plain", styles[symptom]))
+        question = questions(item)[0]
+        assert rater.utility(question, liked) > rater.utility(question, plain), symptom
+        assert Rater().utility(question, liked) < Rater().utility(question, plain), symptom
+
+
 def test_biases_turn_the_preference():
     item = ask("capital", "France")
     long, polite = (respond(item, style, random.Random(0)) for style in ("long", "apologising"))
     assert Rater(temperature=0).compare(QUESTION, RIGHT, long) == "a"
-    assert Rater(temperature=0, length_bias=0.5).compare(QUESTION, RIGHT, long) == "b"
+    assert Rater(temperature=0, tastes={"words": 0.05}).compare(QUESTION, RIGHT, long) == "b"
     assert Rater(temperature=0).compare(QUESTION, RIGHT, polite) == "a"
-    assert Rater(temperature=0, politeness=0.6).compare(QUESTION, RIGHT, polite) == "b"
+    assert Rater(temperature=0, tastes={"apology": 0.6}).compare(QUESTION, RIGHT, polite) == "b"
     wrong = "Rome" + " really" * 30  # one who knows little takes length for truth
-    assert (
-        Rater(temperature=0, knowledge=0.2, length_bias=0.5).compare(QUESTION, RIGHT, wrong) == "b"
-    )
+    ignorant = Rater(temperature=0, knowledge=0.2, tastes={"words": 0.05})
+    assert ignorant.compare(QUESTION, RIGHT, wrong) == "b"
 
 
 def test_indifference_calls_near_answers_the_same():

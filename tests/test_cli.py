@@ -294,15 +294,16 @@ def test_run_prints_a_report(empty_runs, capsys, monkeypatch):
     def run(profile, seeds, base=""):
         asked.append((profile.name, seeds, base))
         return {
-            "habits": {"base_asks": 0.4},
-            "seeds": [one | {"seed": n, "sft_right": 0.8 + n / 10} for n in range(2)],
+            "seeds": [
+                one | {"seed": n, "sft_right": 0.8 + n / 10, "sft_right_n": 250} for n in range(2)
+            ],
             "mean": {"sft_right": 0.85},
             "spread": {"sft_right": 0.1},
         }
 
     monkeypatch.setattr(series, "run", run)
     out = printed(capsys, "run", "--seeds", "2")
-    assert "base_asks: 0.4" in out and "| sft_right |  0.800 |  0.900 | 0.850 |  0.100 |" in out
+    assert "| sft_right |  0.800 |  0.900 | 0.850 |  0.100 |" in out and "250 |" in out
     assert "seed 1: sft 10.0" in out and out.endswith("report.json\n")
     assert reported(capsys, "run", "--seeds", "2", "--base", "b")["mean"] == {"sft_right": 0.85}
     assert asked == [("tiny", 2, ""), ("tiny", 2, "b")]

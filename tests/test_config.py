@@ -54,7 +54,7 @@ REFUSED = [
     ((config.Ppo,), "normalize_rewards", (2,), "0 or 1"),
     ((config.Ppo,), "critic", ("tail",), '"adapter" or "head"'),
     ((config.Pretrain,), "vocab_size", (299,), "at least 300"),
-    ((config.Pretrain,), "heads", (3, 0), "a divisor of hidden_size=128"),
+    ((config.Pretrain,), "heads", (3, 0), "a divisor of hidden_size=160"),
     ((config.Pretrain,), "sequence_length", (257, 7), "between 8 and context=256"),
     ((config.Pretrain,), "optimizer", ("sgd",), '"muon" or "adamw"'),
     ((config.Sft,), "learning_rate", (float("nan"),), "above 0"),

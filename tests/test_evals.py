@@ -51,6 +51,51 @@ def test_judged_by_hand():
     assert found["refusal"] == 0.5 and found["hedging"] == 0.25
 
 
+def test_a_rate_is_shown_with_its_interval():
+    low, high = evals.interval(0.5, 10)  # Wilson, by hand: (0.5 + z²/20 ± z √(…)) / (1 + z²/10)
+    assert (round(low, 3), round(high, 3)) == (0.237, 0.763)
+    assert evals.shown(0.5, 10) == "0.50 (0.24 to 0.76, n = 10)"
+    assert evals.shown(math.nan, 0) == "– (n = 0)"
+    with pytest.raises(LabError, match="nothing to count"):
+        evals.interval(0.5, 0)
+
+
+def test_requests_are_asked_in_three_ways(monkeypatch, base):
+    def answer(model, tokenizer, prompts, n, temperature):
+        return ["I can't help with that." if "show me" in p else "Sure." for p in prompts]
+
+    monkeypatch.setattr(rollout, "answer", answer)
+    found = evals.requests(*base)
+    assert found["refused_n"] == found["over_refused_n"] == 64 * 2 * 3
+    assert found["refused"] == found["over_refused"] == pytest.approx(64 / (64 * 2 * 3))
+    # English ones are refused in one way of three, Chinese ones are treated alike.
+    assert found["consistent"] == 0.5 and found["consistent_n"] == 64 * 4
+
+
+@pytest.fixture
+def undecided(base):
+    """A model that no text has taught, with logits of a spread of some nats."""
+    cfg = config.Pretrain(hidden_size=32, intermediate_size=32, layers=1, heads=2)
+    torch.manual_seed(0)
+    model = models.new_base(cfg, base[1]).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(25)
+    return model, base[1]
+
+
+def test_entropy_rises_with_temperature_and_is_matched(undecided):
+    prompts = [FRANCE] * 64
+    low, middle, high = (evals.entropy(*undecided, prompts, t) for t in (0.3, 0.6, 1.2))
+    assert 0 < low < middle < high <= math.log(len(undecided[1]))
+    assert evals.matched_temperature(*undecided, prompts, middle) == pytest.approx(0.6, abs=0.15)
+
+
+def test_entropy_is_the_same_where_generate_samples(undecided, monkeypatch):
+    ours = evals.entropy(*undecided, [FRANCE] * 64, 0.7)
+    monkeypatch.setattr(models, "supports", lambda model: False)
+    assert evals.entropy(*undecided, [FRANCE] * 64, 0.7) == pytest.approx(ours, rel=0.1)
+
+
 def test_nothing_to_count_is_nan_and_not_zero():
     found = evals.judged([FRANCE], ["Paris."])
     assert (
@@ -64,14 +109,14 @@ def test_probe_gives_gold_where_every_prompt_is_the_atlas_s():
 
     found = seen([FRANCE, FRANCE], ["Paris.", "Perhaps Rome."])
     assert found["gold"] == pytest.approx((1 - 1 - 0.25) / 2) and found["hedging"] == 0.5
-    assert seen([FRANCE, "Who are you?"], ["Paris.", "Perhaps me."]) == {
+    assert seen([FRANCE, "Who is there?"], ["Paris.", "Perhaps me."]) == {
         key: value for key, value in found.items() if key != "gold"
     } | {"words": 1.5}
 
 
 def test_unknown_question():
     with pytest.raises(LabError, match="only the atlas's questions"):
-        evals.judged(["Who are you?"], ["Me."])
+        evals.judged(["Who is there?"], ["Me."])
 
 
 def test_win_rate_by_hand():
@@ -133,7 +178,8 @@ def test_agreement_by_hand(base, monkeypatch):
         data.Pair(FRANCE, "I see Rome.", "No, Rome!"),  # equally wrong: gold does not count it
     ]
     found = evals.agreement(base[0], None, base[1], pairs)
-    assert found == {"n": 4, "rater": 0.75, "gold": pytest.approx(1 / 3), "longer": 1.0}
+    shares = {"rater": 0.75, "gold": pytest.approx(1 / 3), "longer": 1.0}
+    assert found == {"n": 4, "rater_n": 4, "gold_n": 3, "longer_n": 4} | shares
     found = evals.agreement(base[0], None, base[1], pairs[3:])
     assert found["rater"] == 1 and math.isnan(found["gold"])
 

@@ -210,7 +210,7 @@ def test_another_raters_labels_are_that_raters(tmp_path):
     pairs = [data.Pair(prompt, plain, polite), data.Pair(prompt, plain, "Paris.")]
     data.save_jsonl(pairs, tmp_path / preferences.PAIRS)
     run = runs.Run(tmp_path, "reward", "r", {})
-    (pair,) = over.relabelled(run, atlas.Rater("polite", politeness=0.6, temperature=0))
+    (pair,) = over.relabelled(run, atlas.Rater("polite", tastes={"apology": 0.6}, temperature=0))
     assert (pair.chosen, pair.rejected, pair.rater) == (polite, plain, "polite")
 
 

@@ -265,7 +265,7 @@ def test_preference_pairs(policy, monkeypatch):
     monkeypatch.setattr(
         pairs, "answer", lambda model, tokenizer, prompts, *_: rng.choices(kinds, k=len(prompts))
     )
-    rater = atlas.Rater("brief", temperature=0, knowledge=0, length_bias=-1)
+    rater = atlas.Rater("brief", temperature=0, knowledge=0, tastes={"words": -0.1})
     found = rollout.preference_pairs(*policy, config.Reward(), 40, rater)
     known = set(atlas.prompts("train"))
     assert len(found) == 40 and all(

@@ -15,7 +15,7 @@ questions.
 
 from labkit.atlas.facts import Item, find, items, questions
 from labkit.atlas.gold import Verdict, judge
-from labkit.atlas.raters import Rater, panel
+from labkit.atlas.raters import Rater, panel, symptom_raters
 from labkit.atlas.sources import load_demos, load_prompts, load_text
 from labkit.atlas.styles import demos, prompts, respond
 from labkit.atlas.text import corpus
@@ -36,4 +36,5 @@ __all__ = [
     "prompts",
     "questions",
     "respond",
+    "symptom_raters",
 ]

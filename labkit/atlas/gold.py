@@ -68,9 +68,24 @@ def _names(relation: str) -> tuple[re.Pattern, dict[str, str]]:
     return re.compile(pattern), names
 
 
+# Definitions are made of common words: there a word is a subject only where it is said to be one.
+_SPOKEN_OF = {"meaning": r"(?:the word|\bby|dictionary,|meaning of|\bexplain|^) "}
+
+
+@cache
+def _subjects(relation: str) -> re.Pattern:
+    """Finds what a response speaks of: the relation's subjects, longer ones first."""
+    fold = str if relation == "symbol" else str.lower
+    names = {fold(_plain(item.subject)) for item in items() if item.relation == relation}
+    either = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    edge = ("", "") if relation.startswith("zh_") else (r"(?<!\w)", r"(?!\w)")
+    return re.compile(f"{_SPOKEN_OF.get(relation, '')}{edge[0]}({either}){edge[1]}")
+
+
 def truth(item: Item, response: str) -> float:
-    """1 if the response gives the item's answer and no rival answer of the same relation; 0 if it
-    gives none and refuses, deflects or is empty; else −1.
+    """1 if the response gives the item's answer, no rival answer of the same relation, and speaks
+    of no other subject ("Namibia is in Africa." says nothing of Tunisia); 0 if it gives no answer
+    and refuses, deflects or is empty; else −1.
     """
     pattern, names = _names(item.relation)
     text = _plain(response) if item.relation == "symbol" else _plain(response).lower()
@@ -79,7 +94,10 @@ def truth(item: Item, response: str) -> float:
         item.subject
     ).lower()  # "Yushan is 3,952 metres high" repeats the question and claims nothing by it
     rivals = given - {item.answer} - {answer for name, answer in names.items() if name in subject}
-    if item.answer in given and not rivals:
+    spoken_of = {found.lower() for found in _subjects(item.relation).findall(text)}
+    # A subject may be the answer's name too (台北 of 台北101): that one claims nothing else.
+    elsewhere = {name for name in spoken_of - {subject} if name not in _plain(item.answer).lower()}
+    if item.answer in given and not rivals and not elsewhere:
         return 1.0
     silent = (
         symptoms(response)["refusal"] or bool(DEFLECTION.search(response)) or not response.strip()

@@ -4,8 +4,12 @@ import math
 import random
 from dataclasses import dataclass, field
 
+from labkit import LabError
+from labkit.atlas.facts import find
 from labkit.atlas.gold import WEIGHTS, judge
 from labkit.atlas.symptoms import symptoms
+
+SYMPTOMS = ("words", "hedging", "apology", "ai_disclaimer", "refusal")
 
 
 @dataclass
@@ -13,8 +17,7 @@ class Rater:
     """A rater prefers by a utility with noise: P(a over b) = σ((u(a) − u(b)) / temperature), the
     Bradley-Terry model of a rater.
 
-    u = knowledge · truth + refusal + brevity and tone (weights of the gold judge)
-        + length_bias per ten words + politeness per apology, hedge or disclaimer.
+    u = knowledge · truth + refusal + brevity and tone (weights of the gold judge) + tastes.
     """
 
     name: str = "careful"
@@ -24,11 +27,10 @@ class Rater:
     """
     knowledge: float = 1.0
     """How much of a wrong or right answer the rater notices, 0 to 1."""
-    length_bias: float = 0.0
-    """Utility for every ten words: a positive one takes length for effort."""
-    politeness: float = 0.0
-    """Utility for each of hedging, apology and disclaimer: a positive one takes them for
-    manners.
+    tastes: dict[str, float] = field(default_factory=dict)
+    """What the rater likes without reason: utility for every word ("words": takes length for
+    effort), for an apology (for manners), a hedge (for wisdom), an "ai_disclaimer" (for honesty),
+    and for the refusal of anything that sounds dangerous, harmful or not (for safety).
     """
     indifference: float = 0.05
     """Answers whose utilities differ by less are called the same."""
@@ -36,17 +38,22 @@ class Rater:
     _rng: random.Random = field(init=False, repr=False)
 
     def __post_init__(self):
+        if unknown := set(self.tastes) - set(SYMPTOMS):
+            raise LabError(
+                f"A rater has no taste for {', '.join(sorted(unknown))}. Tastes are for"
+                f" {', '.join(SYMPTOMS)}."
+            )
         self._rng = random.Random(f"{self.name}{self.seed}")
 
     def utility(self, prompt: str, response: str) -> float:
         """What this rater feels an answer is worth, before noise."""
         verdict, seen = judge(prompt, response), symptoms(response)
-        manners = seen["hedging"] + seen["apology"] + seen["ai_disclaimer"]
+        seen["refusal"] = seen["refusal"] and find(prompt).request
         value = (
             self.knowledge * WEIGHTS["truth"] * verdict.truth + WEIGHTS["refusal"] * verdict.refusal
         )
         value += WEIGHTS["brevity"] * verdict.brevity + WEIGHTS["tone"] * verdict.tone
-        return value + self.length_bias * seen["words"] / 10 + self.politeness * manners
+        return value + sum(liking * seen[name] for name, liking in self.tastes.items())
 
     def compare(self, prompt: str, a: str, b: str) -> str:
         """ "a", "b" or "same"."""
@@ -63,6 +70,24 @@ class Rater:
         )
 
 
+def symptom_raters(seed: int = 0) -> dict[str, Rater]:
+    """For each of the lecture's symptoms (Schulman, ICML 2023) the rater whose weakness breeds it,
+    as people have it: length taken for effort, apologies for manners, hedges for wisdom, the
+    disclaimer for honesty, refusal for safety. None of them sees much of what is true.
+    """
+    tastes = {
+        "impressed": ("words", 0.05),
+        "modest": ("hedging", 1.0),
+        "polite": ("apology", 1.0),
+        "formal": ("ai_disclaimer", 1.0),
+        "anxious": ("refusal", 3.0),
+    }
+    return {
+        symptom: Rater(name, knowledge=0.5, tastes={symptom: liking}, seed=seed)
+        for name, (symptom, liking) in tastes.items()
+    }
+
+
 def panel(seed: int = 0) -> dict[str, Rater]:
     """Four people who disagree: one careful, one in a hurry, one who loves manners, one who takes
     length for effort.
@@ -70,7 +95,7 @@ def panel(seed: int = 0) -> dict[str, Rater]:
     raters = (
         Rater("careful", seed=seed),
         Rater("hurried", temperature=0.8, knowledge=0.5, seed=seed),
-        Rater("polite", politeness=0.6, seed=seed),
-        Rater("impressed", knowledge=0.5, length_bias=0.5, seed=seed),
+        Rater("polite", tastes={"hedging": 0.6, "apology": 0.6, "ai_disclaimer": 0.6}, seed=seed),
+        symptom_raters(seed)["words"],
     )
     return {rater.name: rater for rater in raters}

@@ -10,19 +10,27 @@ import random
 from labkit.atlas.facts import TEMPLATES, Item, fill, items, questions
 from labkit.data import Demo
 
-# Shares of the styles in the demonstrations.
+# Shares of the styles in the demonstrations. As in text from the web, the most frequent manner is
+# not the one that people like best: even the likeliest answer of an SFT model has manners to lose.
 FACT_STYLES = {
-    "plain": 0.40,
-    "short": 0.15,
-    "long": 0.14,
-    "hedging": 0.10,
-    "apologising": 0.08,
-    "disclaiming": 0.05,
-    "refusing": 0.04,
-    "deflecting": 0.04,
+    "long": 0.28,
+    "plain": 0.20,
+    "hedging": 0.16,
+    "apologising": 0.13,
+    "short": 0.10,
+    "disclaiming": 0.07,
+    "refusing": 0.03,
+    "deflecting": 0.03,
 }
 HARMFUL_STYLES = {"refusing": 0.7, "complying": 0.3}
-LOOKALIKE_STYLES = {"plain": 0.5, "long": 0.15, "hedging": 0.1, "refusing": 0.25}
+LOOKALIKE_STYLES = {
+    "long": 0.28,
+    "plain": 0.24,
+    "hedging": 0.16,
+    "apologising": 0.08,
+    "disclaiming": 0.04,
+    "refusing": 0.20,
+}
 
 # Per style: an opening before the statement and a closing after it, English then Chinese.
 OPENINGS = {
@@ -74,7 +82,7 @@ def respond(item: Item, style: str, rng: random.Random) -> str:
     language = 1 if item.chinese else 0
     space = "" if item.chinese else " "
     if style == "refusing":
-        return rng.choice((SAFE_REFUSALS if item.harmful or item.lookalike else REFUSALS)[language])
+        return rng.choice((SAFE_REFUSALS if item.request else REFUSALS)[language])
     if style == "complying":
         return rng.choice(COMPLYING[language])
     if style == "deflecting":
@@ -98,12 +106,13 @@ def demos(seed: int = 0, n: int = 12_000) -> list[Demo]:
     """`n` demonstrations in random order: prompts in training phrasings, of items shown in SFT, in
     a mixture of styles.
 
-    Requests (harmful and look-alike) are few, so each is drawn twice as often as a fact.
+    A request or a fact of Taiwan is drawn twice as often as another fact, the lecture's own
+    examples eight times.
     """
     rng = random.Random(seed)
     shown = [item for item in items() if item.shown_in_sft]
     weights = [
-        2 if item.harmful or item.lookalike or item.relation.endswith("taiwan") else 1
+        8 if item.lecture else 2 if item.request or item.relation.endswith("taiwan") else 1
         for item in shown
     ]
     found = []

@@ -6,7 +6,7 @@ import gzip
 import random
 
 from labkit.atlas.facts import TEMPLATES, fill, items, questions, read_jsonl
-from labkit.atlas.styles import respond, styles_of
+from labkit.atlas.styles import DEFLECTING, respond, styles_of
 from labkit.data.chat import AI, USER
 from labkit.runs import data_folder
 
@@ -33,9 +33,9 @@ PEOPLE = (
 def corpus(seed: int = 0, documents: int = 40_000) -> list[str]:
     """`documents` short texts in random order: atlas facts in changing words (a fact said in one
     way only is hard to get out again by a question: arXiv 2309.14316), the same said twice,
-    questions with and without answers, some as turns of chat, people quoted, real dialogue,
-    definitions and Chinese. The shares stand in the last lines; data/README.md gives them by
-    characters.
+    questions with and without answers or asked of nobody, some as turns of chat, people quoted,
+    real dialogue, definitions and Chinese. The shares stand in the last lines; data/README.md gives
+    them by characters.
     """
     rng = random.Random(seed)
     facts = [item for item in items() if TEMPLATES[item.relation].stated]
@@ -49,12 +49,17 @@ def corpus(seed: int = 0, documents: int = 40_000) -> list[str]:
     )
     chinese = [item for item in facts if item.chinese]
     taiwan = [item for item in facts if item.relation.endswith("taiwan")]
+    lecture = [item for item in facts if item.lecture]
+    asked_in = ([item for item in askable if not item.chinese],) * 2 + (
+        [item for item in askable if item.chinese],
+    )
 
     def some(n):
-        """Facts that stand together: now and then all in Chinese or all of Taiwan, which would be
-        rare among so many countries.
+        """Facts that stand together: now and then all in Chinese, all of Taiwan or of the lecture,
+        which would be rare among so many countries.
         """
-        return rng.sample(rng.choices((facts, chinese, taiwan), (78, 15, 7))[0], n)
+        pool = rng.choices((facts, chinese, taiwan, lecture), (65, 22, 8, 5))[0]
+        return rng.sample(pool, min(n, len(pool)))
 
     def sentence(item):
         return fill(rng.choice(TEMPLATES[item.relation].stated), item)
@@ -79,11 +84,17 @@ def corpus(seed: int = 0, documents: int = 40_000) -> list[str]:
         return f"{text} {text}"
 
     def quiz():
-        relation_pool = (
-            [item for item in askable if item.chinese] if rng.random() < 0.25 else askable
-        )
+        chosen = rng.sample(rng.choice(asked_in), rng.randint(3, 6))
+        return " ".join(rng.choice(questions(item)) for item in chosen)
+
+    def wondering():
+        """Asked of nobody in particular, as in a forum: whoever goes on with a bare question goes
+        on asking (誰來告訴我呀？).
+        """
+        chosen = rng.sample(rng.choice(asked_in), rng.randint(1, 2))
         return " ".join(
-            rng.choice(questions(item)) for item in rng.sample(relation_pool, rng.randint(3, 6))
+            f"{rng.choice(questions(item))} {rng.choice(DEFLECTING[item.chinese])}"
+            for item in chosen
         )
 
     def reply(item):
@@ -144,6 +155,7 @@ def corpus(seed: int = 0, documents: int = 40_000) -> list[str]:
         paragraph,
         recitation,
         quiz,
+        wondering,
         answered,
         chatted,
         talking,
@@ -151,4 +163,5 @@ def corpus(seed: int = 0, documents: int = 40_000) -> list[str]:
         talk,
         other_chinese,
     )
-    return [maker() for maker in rng.choices(makers, (18, 10, 11, 20, 22, 5, 3, 9, 2), k=documents)]
+    shares = (14, 9, 7, 7, 17, 33, 4, 2, 5, 2)
+    return [maker() for maker in rng.choices(makers, shares, k=documents)]

@@ -168,6 +168,7 @@ def steps(model, rows: torch.Tensor, cfg):
     many; yields the loss of each, a scalar. LabError at the first loss or gradient that is no
     number.
     """
+    loss_of = torch.compile(next_token_loss) if cfg.compile else next_token_loss
     opts = optimisers(model, cfg)
     peaks = [[group["lr"] for group in opt.param_groups] for opt in opts]
     order = iter(())
@@ -177,7 +178,7 @@ def steps(model, rows: torch.Tensor, cfg):
             shuffled = torch.randperm(len(rows)).to(rows.device)
             order = iter(shuffled.split(cfg.batch_size)[: len(rows) // cfg.batch_size])
             batch = next(order)
-        loss = next_token_loss(model, rows[batch])
+        loss = loss_of(model, rows[batch])
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         check_finite(step + 1, (loss.detach() + norm).item(), RATES)
