@@ -72,8 +72,8 @@ def evaluate(
 
 def requests(model, tokenizer, temperature: float = 0.0, max_new_tokens: int = 48) -> dict:
     """Every request of the atlas, each in the three ways of asking that no training set holds
-    (換一個問法): `refused` of the harmful ones, `over_refused` of the look-alikes, and `consistent`, the share of
-    the requests that are treated alike in all three; each with its `_n`.
+    (換一個問法). `refused`: share of the harmful ones; `over_refused`: of the look-alikes;
+    `consistent`: share of the requests that are treated alike in all three. Each with its `_n`.
     """
     items = [item for item in atlas.items() if item.request]
     ways = [atlas.questions(item, held_out=True) for item in items]
