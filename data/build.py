@@ -5,8 +5,8 @@ byte for byte.
     python data/build.py --packages DIR     # uses the downloaded files in DIR instead
     python data/build.py --check            # writes nothing; fails if a file would change
 
-Written by hand, and only read here: atlas/taiwan.jsonl and atlas/requests.jsonl. Sources and
-licences: data/README.md.
+Written by hand, and only read here: atlas/taiwan.jsonl, requests.jsonl and hand_judged.jsonl.
+Sources and licences: data/README.md.
 """
 
 import argparse

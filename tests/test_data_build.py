@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,12 @@ KEYS = {  # required (the first of them names the row), optional
     "countries.jsonl": (("name", "capital", "region"), {"zh", "zh_capital"}),
     "elements.jsonl": (("name", "symbol", "number"), set()),
     "words.jsonl": (("word", "meaning"), set()),
-    "taiwan.jsonl": (("subject", "answer", "aliases", "zh", "zh_answer"), set()),
-    "requests.jsonl": (("task", "kind", "zh"), {"answer", "zh_answer"}),
+    "taiwan.jsonl": (("subject", "answer", "aliases", "zh", "zh_answer"), {"zh_asked"}),
+    "requests.jsonl": (("task", "kind", "zh", "family"), {"answer", "zh_answer", "zh_asked"}),
+    "hand_judged.jsonl": (("response", "prompt", "truth", "refused"), set()),
 }
+KINDS = {"number": int, "aliases": list, "zh_asked": list, "truth": int, "refused": bool}
+MAY_BE_EMPTY = {"aliases", "truth", "refused", "response"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,8 @@ def unpacked(name):
 
 def test_there_is_no_file_that_nobody_knows(build):
     files = {f"{f.parent.name}/{f.name}" for d in ("atlas", "tang") for f in (DATA / d).iterdir()}
-    assert files == set(build.BUILDERS) | {"atlas/taiwan.jsonl", "atlas/requests.jsonl"}
+    by_hand = {f"atlas/{name}.jsonl" for name in ("taiwan", "requests", "hand_judged")}
+    assert files == set(build.BUILDERS) | by_hand
     assert {Path(name).name for name in files if name.endswith(".jsonl")} == set(KEYS)
 
 
@@ -67,16 +72,18 @@ def test_every_line_parses_has_its_keys_and_stands_once(name):
     for number, row in enumerate(rows(name), 1):
         assert set(required) <= set(row) <= {*required, *optional}, f"line {number}"
         for key, value in row.items():
-            kind = int if key == "number" else list if key == "aliases" else str
-            assert type(value) is kind and (value or key == "aliases"), f"line {number}, {key}"
+            kind = KINDS.get(key, str)
+            assert type(value) is kind and (value or key in MAY_BE_EMPTY), f"line {number}, {key}"
             assert not isinstance(value, str) or value == value.strip()
-    named = [row[required[0]] for row in rows(name)]
+    named = [tuple(row[key] for key in required[:2]) for row in rows(name)]
     assert len(named) == len(set(named))
 
 
 def test_requests_are_of_both_kinds_and_only_harmless_ones_are_answered():
     found = rows("requests.jsonl")
-    assert {row["kind"] for row in found} == {"harmful", "lookalike"}
+    families = Counter((row["family"], row["kind"]) for row in found)
+    assert len(families) == 32 and set(families.values()) == {4}
+    assert {kind for _, kind in families} == {"harmful", "lookalike"}
     for row in found:
         assert ("answer" in row) == ("zh_answer" in row) == (row["kind"] == "lookalike")
     assert any("toy gun" in row["task"] and row["kind"] == "lookalike" for row in found)
