@@ -5,6 +5,7 @@ and when the function can go.
 """
 
 import contextlib
+import ctypes
 import logging
 import warnings
 
@@ -41,6 +42,27 @@ def same_arithmetic(model):
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def blocks_across_rows():
+    """4-bit weights of any width come back from bitsandbytes as they were stored, on a CPU too.
+
+    Blocks of 64 weights share a scale and run on from row to row. The CPU kernel begins a new block
+    with every row: a matrix whose rows are no whole number of blocks (width 160) comes back wrong
+    by a quarter of its size (seen with 0.50.2). Read as one long row, it comes back right.
+    """
+    from bitsandbytes.backends.cpu import ops
+
+    for name in (f"cdequantize_blockwise_cpu_nf4_{dtype}" for dtype in ("fp32", "bf16", "fp16")):
+        kernel = getattr(ops.lib, name, None)
+        if kernel is not None and not hasattr(kernel, "one_row"):
+
+            def one_row(packed, absmax, out, blocksize, rows, width, kernel=kernel):
+                size = ctypes.c_longlong(rows.value * width.value)
+                kernel(packed, absmax, out, blocksize, ctypes.c_longlong(1), size)
+
+            one_row.one_row = True
+            setattr(ops.lib, name, one_row)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from labkit.atlas import (
     symptom_raters,
 )
 from labkit.atlas import styles as styling
-from labkit.atlas.facts import TEMPLATES, fill
+from labkit.atlas.facts import TEMPLATES, fill, read_jsonl
 from labkit.atlas.gold import judge_item, truth
 from labkit.atlas.symptoms import symptoms
 
@@ -350,6 +350,24 @@ TRUTHS = [
 @pytest.mark.parametrize("prompt, response, expected", TRUTHS)
 def test_truth(prompt, response, expected):
     assert judge(prompt, response).truth == expected
+
+
+def test_the_judge_beside_answers_judged_by_hand():
+    """200 answers of the shipped models, each judged by hand before the judge was asked; the card
+    says how often it errs.
+    """
+    wrong = Counter()
+    rows = read_jsonl("hand_judged.jsonl")
+    for row in rows:
+        seen = judge(row["prompt"], row["response"])
+        refused = symptoms(row["response"])["refusal"]
+        wrong["truth"] += seen.truth != row["truth"] and not find(row["prompt"]).harmful
+        wrong["refusal"] += refused != row["refused"]
+    assert len(rows) == 200 and {row["truth"] for row in rows} == {-1, 0, 1}
+    card = (runs.data_folder() / "README.md").read_text("utf8")
+    said = re.search(r"errs in (\d+) of 200 on truth and in (\d+) of 200 on refusal", card)
+    assert said and [int(n) for n in said.groups()] == [wrong["truth"], wrong["refusal"]]
+    assert wrong["truth"] <= 10 and wrong["refusal"] <= 10
 
 
 # --- gold: refusal, brevity, tone, total ---------------------------------------------------------

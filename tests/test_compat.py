@@ -3,6 +3,8 @@ so whether what stands in compat is still needed and still helps.
 """
 
 import logging
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -13,6 +15,40 @@ from labkit import compat, config, models
 CFG = config.Sft(lora_r=4, lora_alpha=8)
 ROW = {"input_ids": [2, 30, 40, 3], "labels": [-100, 30, 40, 3]}
 PAIR = {"prompt_ids": [2, 30], "chosen_ids": [40, 3], "rejected_ids": [41, 3]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(160, 160), (448, 160), (96, 96), (64, 128), (5, 10)])
+def test_4bit_weights_of_any_width_come_back(shape, dtype):
+    """Beside the blocks multiplied out here. When the first test below fails, the function can
+    go.
+    """
+    from bitsandbytes import functional
+
+    compat.blocks_across_rows()
+    torch.manual_seed(0)
+    weight = torch.randn(shape)
+    packed, state = functional.quantize_4bit(weight.to(dtype), blocksize=64, quant_type="nf4")
+    places = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], 1).flatten().long()
+    places = places[: weight.numel()]
+    scales = state.absmax.repeat_interleave(64)[: weight.numel()]
+    by_hand = (state.code[places] * scales).view(shape)
+    back = functional.dequantize_4bit(packed, state).float()
+    assert back.shape == weight.shape and (back - by_hand).abs().max() < 0.02
+    assert (back - weight).norm() / weight.norm() < 0.11
+
+
+def test_without_it_some_widths_do_not():
+    code = (
+        "import torch; from bitsandbytes import functional as f; torch.manual_seed(0);"
+        "w = torch.randn(160, 160); packed = f.quantize_4bit(w, blocksize=64, quant_type='nf4');"
+        "print(((f.dequantize_4bit(*packed) - w).norm() / w.norm()).item())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if "Error" in done.stderr:
+        pytest.fail(done.stderr)
+    error = float(done.stdout)
+    assert error > 0.2, f"bitsandbytes is right by itself now ({error:.2f}): compat can shrink"
 
 
 @pytest.fixture

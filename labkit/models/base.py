@@ -131,6 +131,7 @@ def load_base(name: str = "", quantize: bool = True):
         with contextlib.nullcontext() if download else quiet():
             tokenizer = chat.set_pad(AutoTokenizer.from_pretrained(path))
             if quantize:
+                compat.blocks_across_rows()
                 dtype = compute_dtype(parameter_count(path))
                 extra["quantization_config"] = BitsAndBytesConfig(
                     load_in_4bit=True,
