@@ -19,7 +19,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 
@@ -48,7 +48,7 @@ class Plan:
     """Reward models of the careful rater; the first is the single one."""
     symptom_pairs: int = 1500
     """The first of these pairs, judged again by each symptom's rater."""
-    prompts: int = 64
+    prompts: int = 48
     """Held-out prompts for best-of-n."""
     answers: int = 128
     """Samples for each of them."""
@@ -59,7 +59,7 @@ class Plan:
         if self.seeds < 1:
             raise LabError(f"--seeds is {self.seeds}, but it must be 1 or more.")
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Changes with everything that decides what a job finds, so that no part of another
         measurement is taken for one of this: sizes, settings, raters, base.
