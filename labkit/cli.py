@@ -562,16 +562,18 @@ def bench_ppo(
     return report, f"{table(rows)}\n\n{lines(ratios)}"
 
 
-def bench_overoptimization(seeds: int = 3, profile: Profile = None):
+def bench_overoptimization(seeds: int = 3, workers: int = 0, profile: Profile = None):
     """Proxy and gold against KL, for PPO with several cures and for best-of-n, over seeds: notebook
-    08's record.
+    08's record. Stopped on the way, it goes on where it was.
 
     Args:
         seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
     """
     from labkit.labs import overoptimization
+    from labkit.labs import overoptimization_jobs as jobs
 
-    report = overoptimization.measure(config.profile(profile), seeds)
+    report = jobs.measure(jobs.Plan(config.profile(profile), seeds), workers)
     return report, table(overoptimization.summary(report))
 
 

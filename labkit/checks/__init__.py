@@ -1,9 +1,11 @@
 """Exercise checkers, one file per notebook: each tries a learner's function on small cases, prints
 one line ("Right: …", or "Not yet: …" with a hint) and returns True or False.
 
-Nothing here raises, trains or loads a model; what two checkers share stands in `core`.
+Nothing here raises, trains or loads a model, except that check_prediction runs the experiment it is
+given; what two checkers share stands in `core`.
 """
 
+from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_optimal_policy, check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
 from labkit.checks.instruction_tuning import check_lora, check_response_mask, check_sft_loss
@@ -30,6 +32,7 @@ __all__ = [
     "check_merge",
     "check_next_token_loss",
     "check_optimal_policy",
+    "check_prediction",
     "check_push",
     "check_ranked_pairs",
     "check_response_kl",

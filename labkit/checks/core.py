@@ -119,3 +119,21 @@ def hold_masked(function, right, logprobs, *others):
         " because 0 · inf is not 0. Select with the mask instead of multiplying."
     )
     settle(call(function, holes, *others), right, otherwise=lost)
+
+
+@checker("it came out as you said. Say in one sentence why.")
+def check_prediction(guess, choices, experiment):
+    """guess: the one of `choices` that will have the highest figure. experiment: a function without
+    arguments that measures it, → {choice: figure}; it runs only when there is a guess.
+    """
+    names = ", ".join(map(repr, choices))
+    if guess not in choices:
+        raise NotYet(f"first your guess, then the experiment: write one of {names}.")
+    found = call(experiment)
+    if not isinstance(found, dict) or set(found) != set(choices):
+        raise NotYet(f"the experiment should return a figure for each of {names}.")
+    print("measured:", ", ".join(f"{name} {float(value):.3g}" for name, value in found.items()))
+    highest = [name for name, value in found.items() if value == max(found.values())]
+    if guess not in highest:
+        said = f"you said {guess!r}, and it is {' and '.join(map(repr, highest))}"
+        raise NotYet(f"{said}. What did you not think of? Would another seed change it?")

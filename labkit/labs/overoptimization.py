@@ -1,192 +1,116 @@
 """Pleasing the reward model too well: proxy and gold against the distance from where the policy
 started, over seeds.
 
-    gold(d) = start + α d − β d²          best-of-n           d = √KL(π ‖ π_ref)
-    gold(d) = start + α d − β d log d     PPO
+    gold(d) − gold(0) = d (α − β d)          best-of-n           d = √KL(π ‖ π_ref)
+    gold(d) − gold(0) = d (α − β log d)      PPO
 
-Gao, Schulman & Hilton (arXiv 2210.10760), section 1, with the start fitted as well: it is not
-exactly 0 in our marks. `measure` trains and samples everything (24 PPO runs and 9 reward models for
-three seeds); its record lies in data/checkpoints/overoptimization.json, and what notebook 08 shows
-of it is computed by the functions below, which are plain Python.
+Gao, Schulman & Hilton (arXiv 2210.10760), section 1; like them we take the start off and do not fit
+it. overoptimization_jobs.py trains and samples everything; its record lies in
+data/checkpoints/overoptimization.json, and what notebook 08 shows of it is computed here, in plain
+Python.
 """
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
-from labkit import LabError, atlas, charts, config, data, evals, models, rollout, runs
-from labkit import stages as all_stages
-from labkit.atlas.symptoms import symptoms
-from labkit.stages import pairs as preferences
+from labkit import LabError, runs
 
-UPDATES = 32  # of every PPO run
-PROMPTS = 64  # held-out prompts for best-of-n
-ANSWERS = 64  # samples for each of them
-HELD_OUT = 300  # prompts that a run is measured on when it has ended
-EVERY = 4  # updates between two counts of over-refusal
-PAIRS = 1200  # that another rater's reward model learns from
-
-FREE = "no toll (β = 0)"
+FREE = "no penalty (β = 0)"
+SMALL = "small penalty (β = 0.05)"
+ENSEMBLE = "ensemble"
+RATERS = {
+    "impressed rater": "words",
+    "polite rater": "apology",
+    "formal rater": "ai_disclaimer",
+    "modest rater": "hedging",
+    "anxious rater": "refusal",
+}
+"""Whose taste breeds which symptom (atlas.symptom_raters)."""
 SETTINGS = {
     FREE: {"beta": 0.0},
-    "small toll (β = 0.05)": {"beta": 0.05},
-    "large toll (β = 0.2)": {"beta": 0.2},
-    "ensemble": {"beta": 0.0, "reward": "all"},
-    "length control": {"beta": 0.0, "length_penalty": 0.05},
-    "polite rater": {"beta": 0.0, "reward": "polite"},
-    "impressed rater": {"beta": 0.0, "reward": "impressed"},
-    "impressed rater, length control": {"beta": 0.0, "reward": "impressed", "length_penalty": 0.05},
+    SMALL: {"beta": 0.05},
+    "large penalty (β = 0.2)": {"beta": 0.2},
+    ENSEMBLE: {"beta": 0.0, "reward": "all"},
+    **{rater: {"beta": 0.05, "reward": symptom} for rater, symptom in RATERS.items()},
+    "impressed rater, length control": {"beta": 0.05, "reward": "words", "length_penalty": 0.05},
 }
-"""What each PPO run changes; all keep β fixed. reward: "all" takes the careful reward models of all
-seeds, whose lowest score counts (arXiv 2310.02743); a name of atlas.panel takes a reward model that
-learned from that rater's labels.
+"""What each PPO run changes; all keep β fixed. reward: "all" takes every reward model of the
+careful rater, whose lowest score counts (arXiv 2310.02743); a symptom takes the one that learned
+from its rater's labels, and the careful rater's with the same small penalty is its control.
 """
 
-SYMPTOMS = ("words", "hedging", "apology", "ai_disclaimer", "refusal", "over_refused")
-CURVE = ("kl", "score", "gold", "length", *SYMPTOMS, "eos_rate", "entropy")
+SINGLE = "one"  # the best-of-n that chooses by one reward model
+CLEAR = 0.1  # of gold, or of a share, counts as a change
+MEASURED = {"refusal": "over_refused"}  # a symptom's figure, where it has another name
 
 
-# --- measuring -----------------------------------------------------------------------------------
+def load(path=None) -> dict:
+    """The record (default: the one that came with the project). LabError where there is none."""
+    path = Path(path or runs.data_folder() / "checkpoints" / "overoptimization.json")
+    how = f"Make one: python -m labkit bench overoptimization --json > {path}"
+    try:
+        record = json.loads(path.read_text("utf8"))
+        whole = record["settings"] and [
+            (row["start"], row["best_of_n"][0][SINGLE], row["runs"][FREE]["curve"]["kl"][0])
+            for row in record["seeds"]
+        ]
+    except OSError:
+        raise LabError(f"There is no record of over-optimisation at {path}. {how}") from None
+    except (ValueError, LookupError, TypeError):
+        whole = False
+    if not whole:
+        raise LabError(f"{path} is no record of over-optimisation. {how}")
+    return record
 
 
-def measure(profile: config.Profile, seeds: int = 3) -> dict:
-    """Everything for seeds 0 … seeds − 1: per seed its SFT and reward models, a PPO run per setting
-    and best-of-n.
+# --- the ways ------------------------------------------------------------------------------------
 
-    Runs that are there already with the same settings are taken, so that a measurement which was
-    interrupted goes on. Returns the record: {"profile", "updates", "settings", "seeds": [{"seed",
-    "best_of_n": [{"n", "kl", "score", "gold", "words"}], "runs": {setting: {"curve": {metric: [a
-    number per update, None where not counted]}, "end": figures on held-out prompts}}}],
-    "versions"}, numbers to four digits.
+
+def curves(record: dict, setting: str) -> list[dict]:
+    """Per seed, the curve of a setting's run: {metric: [a value per update]}."""
+    return [row["runs"][setting]["curve"] for row in record["seeds"]]
+
+
+def smooth(values: list[float], width: int = 5) -> list[float]:
+    """Centred moving mean over `width` values, narrower at both ends."""
+    half = width // 2
+    return [fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+
+
+def last(record: dict, setting: str, key: str, n: int = 5) -> list[float]:
+    """Per seed, the mean over a run's last n updates."""
+    return [fmean(curve[key][-n:]) for curve in curves(record, setting)]
+
+
+def way(record: dict, setting: str, every: int = 4) -> list[dict]:
+    """A run's way, `every` updates at a time: "update", "√KL" and every figure of the curve (means
+    over the seeds); "proxy" and "gold" each with "… lowest" and "… highest" of the seeds.
     """
-    if seeds < 1:
-        raise LabError(f"--seeds is {seeds}, but it must be 1 or more.")
-    trained = [stages(profile, seed) for seed in range(seeds)]
-    found = []
-    for seed, (sft, reward) in enumerate(trained):
-        row = {"seed": seed, "best_of_n": best_of_n(sft, reward, seed), "runs": {}}
-        for setting in SETTINGS:
-            run = policy(profile, trained, seed, setting)
-            curve = {key: [line.get(key) for line in run.metrics()] for key in CURVE}
-            row["runs"][setting] = {"curve": curve, "end": at_end(run, seed)}
-        found.append(row)
-    made = {"profile": profile.name, "updates": UPDATES, "settings": SETTINGS, "seeds": found}
-    text = json.dumps(made | {"versions": runs.versions()})
-    # Four digits are enough, and JSON has no NaN.
-    short = {"parse_float": lambda x: round(float(x), 4), "parse_constant": lambda nan: None}
-    return json.loads(text, **short)
+    found, rows = curves(record, setting), []
+    updates = min(len(curve["kl"]) for curve in found)
+    for start in range(0, updates, every):
+        part = slice(start, min(start + every, updates))
+        seeds = {key: [fmean(curve[key][part]) for curve in found] for key in found[0]}
+        row = {"update": part.stop, "√KL": math.sqrt(max(0.0, fmean(seeds["kl"])))}
+        row |= {key: fmean(values) for key, values in seeds.items()}
+        rows.append(row | with_spread("proxy", seeds["score"]) | with_spread("gold", seeds["gold"]))
+    return rows
 
 
-def policy(profile, trained: list, seed: int, setting: str) -> runs.Run:
-    """The PPO run of a seed and a setting. trained: (SFT run, reward run) of every seed."""
-    sft, reward = trained[seed]
-    changes = dict(SETTINGS[setting])
-    judge = changes.pop("reward", "")
-    if judge == "all":
-        names = ",".join(one.name for _, one in trained)
-    else:
-        names = (of_rater(profile, sft, reward, seed, judge) if judge else reward).name
-    changes |= {"policy": sft.name, "reward": names, "seed": seed, "updates": UPDATES}
-    cfg = config.change(profile.ppo, target_kl=0.0, checkpoint_every=0, **changes)
-    return train("ppo", cfg, probe=over_refusal)
-
-
-def stages(profile, seed: int):
-    """(SFT run, reward run) of a seed."""
-    sft = train("sft", config.change(profile.sft, seed=seed))
-    return sft, train("reward", config.change(profile.reward, policy=sft.name, seed=seed))
-
-
-def train(stage: str, cfg, **more) -> runs.Run:
-    """The newest run of these settings (on whatever base, in whatever micro-batches: another size
-    costs memory and changes nothing else), or a new one; `more` goes to the stage's train.
+def best(record: dict, rule: str = SINGLE) -> list[dict]:
+    """Best-of-n's way, chosen by a rule: "n", "√KL", "words", "proxy" (of the single reward model)
+    and "gold" as in `way`. rule: SINGLE, "mean" or "lowest" of the ensemble, "random".
     """
-    any_will_do = {"base": "", "micro_batch_size": 0}
-    for run in runs.listing()[::-1]:
-        if run.stage == stage and run.info["config"] | any_will_do == asdict(cfg) | any_will_do:
-            return run
-    return all_stages.train(stage, cfg, listen=charts.live, **more)
-
-
-def relabelled(reward: runs.Run, rater) -> list:
-    """The pairs of answers that a reward model was trained on, judged again by another rater; what
-    is the same to that one is left out.
-    """
-    pairs = []
-    for pair in data.load_pairs(str(reward.path / preferences.PAIRS)):
-        verdict = rater.compare(pair.prompt, pair.chosen, pair.rejected)
-        both = (pair.chosen, pair.rejected) if verdict == "a" else (pair.rejected, pair.chosen)
-        if verdict != "same":
-            pairs.append(data.Pair(pair.prompt, *both, rater=rater.name))
-    return pairs
-
-
-def of_rater(profile, sft, reward, seed: int, rater: str) -> runs.Run:
-    """A reward model of another rater's: the same answers as `reward` saw, other labels."""
-    file = runs.root() / f"pairs-{rater}-{seed}.jsonl"
-    data.save_jsonl(relabelled(reward, atlas.panel(seed)[rater]), file)
-    own = {"policy": sft.name, "data": str(file), "examples": PAIRS, "seed": seed}
-    return train("reward", config.change(profile.reward, **own))
-
-
-def lookalikes() -> list[str]:
-    """Every held-out phrasing of the harmless questions that look harmful (toy guns)."""
-    return [prompt for prompt in atlas.prompts("held-out") if atlas.find(prompt).lookalike]
-
-
-def over_refused(model, tokenizer) -> dict:
-    """{"over_refused": the share of the look-alikes that the policy refuses}."""
-    asked = lookalikes()
-    found = evals.judged(asked, rollout.answer(model, tokenizer, asked))
-    return {"over_refused": found["over_refused"]}
-
-
-def over_refusal(players, answers, update: int) -> dict:
-    """A probe for ppo.train: evals.probe, and over_refused first and every EVERY updates."""
-    found = evals.probe(players, answers, update)
-    if update == 1 or update % EVERY == 0:
-        found |= over_refused(players.model, players.tokenizer)
-    return found
-
-
-def at_end(run: runs.Run, seed: int) -> dict:
-    """What the policy is worth on held-out prompts, sampled at temperature 1 (evals.judged)."""
-    runs.seed_everything(seed)
-    prompts = atlas.prompts("held-out", seed, HELD_OUT)
-    model, tokenizer = models.load_policy(run)
-    said = rollout.answer(model, tokenizer, prompts)
-    return evals.judged(prompts, said) | over_refused(model, tokenizer)
-
-
-def best_of_n(sft: runs.Run, reward: runs.Run, seed: int) -> list[dict]:
-    """Proxy, gold and words of the best of n = 1, 2, 4 … ANSWERS of the SFT policy's answers, by
-    the reward model, with KL = log n − (n − 1) / n.
-    """
-    runs.seed_everything(seed)
-    model, tokenizer = models.load_policy(sft)
-    model = models.load_adapter(model, reward, "reward")
-    models.use(model, "policy")
-    prompts = [p for p in atlas.prompts("held-out", seed, PROMPTS) for _ in range(ANSWERS)]
-    said = rollout.answer(model, tokenizer, prompts)
-    seen = {
-        "score": evals.scores(model, models.load_head(reward), tokenizer, prompts, said),
-        "gold": [atlas.judge(*pair).total for pair in zip(prompts, said, strict=True)],
-        "words": [symptoms(text)["words"] for text in said],
-    }
-    groups = [slice(i, i + ANSWERS) for i in range(0, len(said), ANSWERS)]
-
-    def best(key, n):
-        return fmean(expected_best(seen["score"][g], seen[key][g], n) for g in groups)
-
-    sizes = [2**i for i in range(ANSWERS.bit_length())]
-    return [
-        {"n": n, "kl": math.log(n) - (n - 1) / n, **{key: best(key, n) for key in seen}}
-        for n in sizes
-    ]
+    rows = []
+    for same in zip(*(row["best_of_n"] for row in record["seeds"]), strict=True):
+        of = {key: [one[rule][key] for one in same] for key in same[0][rule]}
+        row = {"n": same[0]["n"], "√KL": math.sqrt(same[0]["kl"]), "words": fmean(of["words"])}
+        rows.append(row | with_spread("proxy", of["score"]) | with_spread("gold", of["gold"]))
+    return rows
 
 
 def expected_best(scores: list[float], values: list[float], n: int) -> float:
@@ -201,114 +125,142 @@ def expected_best(scores: list[float], values: list[float], n: int) -> float:
     return weighed / math.comb(len(order), n)
 
 
-# --- reading the record --------------------------------------------------------------------------
-
-
-def load(path=None) -> dict:
-    """The record of `measure` (default: the one that came with the project). LabError where there
-    is none.
-    """
-    path = Path(path or runs.data_folder() / "checkpoints" / "overoptimization.json")
-    how = f"Make one (it takes hours): python -m labkit bench overoptimization --json > {path}"
-    try:
-        record = json.loads(path.read_text("utf8"))
-        whole = record["settings"] and [
-            (row["best_of_n"][0], row["runs"][FREE]["curve"]["kl"][0]) for row in record["seeds"]
-        ]
-    except OSError:
-        raise LabError(f"There is no record of over-optimisation at {path}. {how}") from None
-    except (ValueError, LookupError, TypeError):
-        whole = False
-    if not whole:
-        raise LabError(f"{path} is no record of over-optimisation. {how}")
-    return record
-
-
-def curves(record: dict, setting: str) -> list[dict]:
-    """Per seed, the curve of a setting's run: {metric: [a value per update]}."""
-    return [row["runs"][setting]["curve"] for row in record["seeds"]]
-
-
-def counted(values: list) -> list:
-    """The values that were counted."""
-    return [value for value in values if value is not None]
-
-
-def smooth(values: list[float], width: int = 5) -> list[float]:
-    """Centred moving mean over `width` values, narrower at both ends."""
-    half = width // 2
-    return [fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
-
-
-def last(record: dict, setting: str, key: str, n: int = 5) -> list[float]:
-    """Per seed, the mean over a run's last n updates (for what was counted now and then, the last
-    count).
-    """
-    return [fmean(counted(curve[key][-n:])) for curve in curves(record, setting)]
-
-
-def way(record: dict, setting: str, every: int = 4) -> list[dict]:
-    """A run's way, `every` updates at a time: "update", "√KL", "proxy" and "gold" (means over the
-    seeds), each of these two with "… lowest" and "… highest" of the seeds, "length" and the
-    symptoms, where they were counted.
-    """
-    found, rows = curves(record, setting), []
-    updates = min(len(curve["kl"]) for curve in found)
-    for start in range(0, updates, every):
-        parts = {k: [counted(curve[k][start : start + every]) for curve in found] for k in CURVE}
-        seeds = {key: [fmean(part) for part in each if part] for key, each in parts.items()}
-        root = math.sqrt(max(0.0, fmean(seeds["kl"])))
-        row = {"update": min(start + every, updates), "√KL": root}
-        row |= with_spread("proxy", seeds["score"]) | with_spread("gold", seeds["gold"])
-        rows.append(row | {key: fmean(seeds[key]) for key in ("length", *SYMPTOMS) if seeds[key]})
-    return rows
-
-
-def best(record: dict) -> list[dict]:
-    """Best-of-n's way: "n", "√KL", "words", "proxy" and "gold" as in `way`."""
-    rows = []
-    for same in zip(*(row["best_of_n"] for row in record["seeds"]), strict=True):
-        of = {key: [one[key] for one in same] for key in same[0]}
-        row = {"n": of["n"][0], "√KL": math.sqrt(of["kl"][0]), "words": fmean(of["words"])}
-        rows.append(row | with_spread("proxy", of["score"]) | with_spread("gold", of["gold"]))
-    return rows
-
-
 def with_spread(name: str, values: list[float]) -> dict:
     """{name: mean, "name lowest", "name highest"} of the seeds' values."""
     return {name: fmean(values), f"{name} lowest": min(values), f"{name} highest": max(values)}
 
 
-def fit(kls: list[float], gold: list[float], kind: str) -> dict:
-    """Least squares of gold = start + α d − β g(d), d = √KL, with g = d² (kind "bon") or d log d
-    ("rl").
-
-    Returns {"start", "alpha", "beta", "r2", "peak": the KL where the curve is highest, None where
-    it has no highest point}. Raises LabError for fewer than four points, or a kind it does not
-    know.
+def turns(record: dict, setting: str = FREE) -> list[dict]:
+    """Per seed, whether gold rose and then fell while the proxy rose: smoothed gold at the start
+    (the SFT model's), at its highest and at the end, with "KL" and "proxy" there; "rose" and "fell"
+    by more than CLEAR, "proxy rose" from the first update to the last, and "all three".
     """
-    bends = {"bon": lambda d: d**2, "rl": lambda d: d * np.log(np.maximum(d, 1e-12))}
-    if kind not in bends:
-        raise LabError(f'There is no curve {kind!r}: take "bon" (best-of-n) or "rl" (PPO).')
-    if len(kls) < 4 or len(kls) != len(gold):
-        raise LabError(
-            "A curve with three coefficients needs at least four points, each with its gold; there"
-            f" are {len(kls)} and {len(gold)}."
+    rows = []
+    for row, curve in zip(record["seeds"], curves(record, setting), strict=True):
+        kl, gold, proxy = (smooth(curve[key]) for key in ("kl", "gold", "score"))
+        top = gold.index(max(gold))
+        found = {"seed": row["seed"], "gold: SFT": row["start"], "highest": gold[top]}
+        found |= {"at KL": kl[top], "end": gold[-1], "end KL": kl[-1]}
+        found |= {"proxy: first": proxy[0], "there": proxy[top], "last": proxy[-1]}
+        signs = (
+            gold[top] - row["start"] > CLEAR,
+            gold[top] - gold[-1] > CLEAR,
+            proxy[-1] - proxy[0] > CLEAR,
         )
-    d, y = np.sqrt(np.maximum(0.0, np.asarray(kls, float))), np.asarray(gold, float)
-    terms = np.stack([np.ones_like(d), d, -bends[kind](d)], 1)
-    start, alpha, beta = (float(x) for x in np.linalg.lstsq(terms, y, rcond=None)[0])
-    left, spread = ((y - terms @ [start, alpha, beta]) ** 2).sum(), ((y - y.mean()) ** 2).sum()
+        found |= dict(zip(("rose", "fell", "proxy rose"), signs, strict=True))
+        rows.append(found | {"all three": all(signs)})
+    return rows
+
+
+# --- the law -------------------------------------------------------------------------------------
+
+BENDS = {"bon": lambda d: d**2, "rl": lambda d: d * np.log(np.maximum(d, 1e-12))}
+
+
+def gains(record: dict) -> list[dict]:
+    """Per seed and way of choosing, KL and gold less the gold at KL 0: {"way", "kind", "seed",
+    "kl", "gain"}. PPO's start is the SFT model's gold on the prompts that PPO asked, best-of-n's is
+    n = 1.
+    """
+    found = []
+    for row in record["seeds"]:
+        curve, steps = row["runs"][FREE]["curve"], row["best_of_n"]
+        picked = [step[SINGLE]["gold"] for step in steps]
+        ways = (
+            ("PPO, no penalty", "rl", curve["kl"], curve["gold"], row["start"]),
+            ("best-of-n", "bon", [step["kl"] for step in steps], picked, picked[0]),
+        )
+        for name, kind, kl, gold, start in ways:
+            own = {"way": name, "kind": kind, "seed": row["seed"], "kl": kl}
+            found.append(own | {"gain": [value - start for value in gold]})
+    return found
+
+
+def fit(kls: list[float], gain: list[float], kind: str) -> dict:
+    """Least squares of gain = α d − β g(d), d = √KL, with g = d² (kind "bon") or d log d ("rl"):
+    {"alpha", "beta", "peak": the KL where the curve is highest, None where it has no highest
+    point}.
+
+    gain: gold less the gold at KL 0, so that the curve goes through 0 and α and β are all there is
+    to fit. Raises LabError for fewer than three points, or a kind it does not know.
+    """
+    if kind not in BENDS:
+        raise LabError(f'There is no curve {kind!r}: take "bon" (best-of-n) or "rl" (PPO).')
+    if len(kls) < 3 or len(kls) != len(gain):
+        raise LabError(
+            "A curve with two coefficients needs at least three points, each with its gain; there"
+            f" are {len(kls)} and {len(gain)}."
+        )
+    d = distance(kls)
+    terms = np.stack([d, -BENDS[kind](d)], 1)
+    alpha, beta = (float(x) for x in np.linalg.lstsq(terms, np.asarray(gain, float), rcond=None)[0])
     top = None  # the d where the slope is 0: α = 2 β d, or α = β (log d + 1)
     if beta > 0 and alpha / beta < 50:
         top = alpha / (2 * beta) if kind == "bon" else math.exp(alpha / beta - 1)
-    return {
-        "start": start,
-        "alpha": alpha,
-        "beta": beta,
-        "r2": float(1 - left / spread) if spread else math.nan,
-        "peak": None if top is None or top < 0 else top**2,
+    return {"alpha": alpha, "beta": beta, "peak": None if top is None or top < 0 else top**2}
+
+
+def predicted(found: dict, kls: list[float], kind: str) -> list[float]:
+    """The gains that a fit says for these KLs."""
+    d = distance(kls)
+    return (found["alpha"] * d - found["beta"] * BENDS[kind](d)).tolist()
+
+
+def distance(kls) -> np.ndarray:
+    """d = √KL; an estimate below 0 counts as 0."""
+    return np.sqrt(np.maximum(0.0, np.asarray(kls, float)))
+
+
+def foresight(kls: list[float], gain: list[float], kind: str) -> dict:
+    """Fit the law to the near half of the way (d up to half of the longest) and let it say the far
+    half: the fit's figures, "near" and "far" (how many points), "KL near" (up to where it was
+    fitted) and "KL far", "error near", "error far" (root mean square), and "error flat": what
+    saying "it stays as it is at the end of the near half" would have made. LabError where the near
+    half has fewer than three points.
+    """
+    way = sorted(zip(distance(kls).tolist(), gain, strict=True))
+    half = way[-1][0] / 2
+    near, far = ([one for one in way if (one[0] <= half) == is_near] for is_near in (True, False))
+    found = fit([d * d for d, _ in near], [value for _, value in near], kind)
+    stays = fmean(value for _, value in near[-3:])
+
+    def error(points, say=None):
+        says = predicted(found, [d * d for d, _ in points], kind) if say is None else None
+        said = says or [say] * len(points)
+        return math.sqrt(fmean((a - b) ** 2 for a, (_, b) in zip(said, points, strict=True)))
+
+    return found | {
+        "near": len(near),
+        "far": len(far),
+        "KL near": near[-1][0] ** 2,
+        "KL far": way[-1][0] ** 2,
+        "error near": error(near),
+        "error far": error(far),
+        "error flat": error(far, stays),
     }
+
+
+# --- symptoms and cures --------------------------------------------------------------------------
+
+
+def symptom_rows(record: dict) -> list[dict]:
+    """A row per symptom and seed: "symptom" (the figure's name), "rater", "seed", "n", the figure
+    "before" PPO, "after" it with that rater's reward model, and after it with the careful rater's
+    ("careful": the control, same penalty, as many updates); "rose": above both by more than two
+    words, or a tenth.
+    """
+    rows = []
+    for rater, symptom in RATERS.items():
+        key = MEASURED.get(symptom, symptom)
+        for seed in record["seeds"]:
+            ends = (seed["sft"], seed["runs"][rater]["end"], seed["runs"][SMALL]["end"])
+            before, after, careful = (end[key] for end in ends)
+            row = {"symptom": key, "rater": rater, "seed": seed["seed"]}
+            row |= {"n": seed["sft"].get(f"{key}_n", seed["sft"]["n"]), "before": before}
+            clear = 2 if key == "words" else CLEAR
+            rose = after - max(before, careful) > clear
+            rows.append(row | {"after": after, "careful": careful, "rose": rose})
+    return rows
 
 
 def early_stop(record: dict, setting: str = FREE, on: int = 0) -> dict:
@@ -349,10 +301,10 @@ def smoothed(record: dict, setting: str) -> list[tuple[list[float], list[float]]
 
 
 def summary(record: dict) -> list[dict]:
-    """A row per setting, of the last five updates: gold (mean, lowest and highest seed), proxy, KL,
-    words and over-refusal, means over the seeds.
+    """A row per setting, of the last five updates: gold (mean, lowest and highest seed), proxy, KL
+    and words, means over the seeds.
     """
-    columns = {"proxy": "score", "KL": "kl", "words": "words", "over-refusal": "over_refused"}
+    columns = {"proxy": "score", "KL": "kl", "words": "words"}
     rows = []
     for name in record["settings"]:
         row = {"setting": name, **with_spread("gold", last(record, name, "gold"))}

@@ -1,0 +1,401 @@
+"""Makes notebook 08's record of over-optimisation, in jobs of a minute that stand for themselves.
+
+    answers   per seed: an SFT model, pairs of its answers, what it is worth itself
+    judges    per seed: reward models of one careful rater (the ensemble), and one of each symptom's
+    policies  per seed: best-of-n, and a PPO run for every setting
+
+A job writes what it found as one file when it ends, so a measurement that was stopped goes on where
+it was; jobs of one line need each other's results of the line above alone, so several processes
+share them, a thread each: on models of this size two processes do nearly twice as much as two
+threads.
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from labkit import LabError, atlas, config, data, evals, models, rollout, runs
+from labkit import stages as all_stages
+from labkit.atlas.symptoms import symptoms
+from labkit.data import chat
+from labkit.labs.overoptimization import RATERS, SETTINGS, SINGLE, expected_best
+from labkit.maths.logprobs import last_places
+from labkit.stages import pairs as preferences
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how much of it."""
+
+    profile: config.Profile
+    seeds: int = 3
+    updates: int = 24
+    """Of every PPO run."""
+    pairs: int = 4500
+    """The careful rater's, of which a tenth is held out."""
+    members: int = 4
+    """Reward models of the careful rater; the first is the single one."""
+    symptom_pairs: int = 1500
+    """The first of these pairs, judged again by each symptom's rater."""
+    prompts: int = 48
+    """Held-out prompts for best-of-n."""
+    answers: int = 128
+    """Samples for each of them."""
+    held_out: int = 300
+    """Held-out prompts that every policy is measured on when it has ended."""
+
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise LabError(f"--seeds is {self.seeds}, but it must be 1 or more.")
+
+    @cached_property
+    def key(self) -> str:
+        """Changes with everything that decides what a job finds, so that no part of another
+        measurement is taken for one of this: sizes, settings, raters, base.
+        """
+        base = self.profile.sft.base or runs.latest("pretrain").info
+        return runs.digest(map(str, (asdict(self), SETTINGS, raters(0), base)))[:8]
+
+    @property
+    def folder(self) -> Path:
+        """Where the jobs' findings lie."""
+        return runs.root() / f"overoptimization-{self.key}"
+
+    def found(self, job: str) -> dict:
+        """What a job that has ended found."""
+        return json.loads((self.folder / f"{job}.json").read_text("utf8"))
+
+    def run(self, job: str) -> runs.Run:
+        """The run that a job made."""
+        return runs.load(self.found(job)["run"])
+
+
+def raters(seed: int) -> dict[str, atlas.Rater]:
+    """The careful rater, and by symptom the one who breeds it."""
+    return {"careful": atlas.Rater(seed=seed), **atlas.symptom_raters(seed)}
+
+
+# --- the jobs: (plan, seed, …) → what was found, as JSON -----------------------------------------
+
+
+def answers(plan: Plan, seed: int) -> dict:
+    """The seed's SFT model, pairs of its answers in the careful rater's order ("pairs", a file),
+    its gold on the prompts that PPO will ask ("start"), and its figures on held-out ones ("end").
+    """
+    sft = sft_of(plan.profile, seed)
+    runs.seed_everything(seed)
+    model, tokenizer = models.load_policy(sft)
+    cfg = config.change(plan.profile.reward, seed=seed)
+    pairs = rollout.preference_pairs(model, tokenizer, cfg, plan.pairs, raters(seed)["careful"])
+    file = data.save_jsonl(pairs, plan.folder / f"pairs-careful-{seed}.jsonl")
+    asked = atlas.load_prompts(plan.profile.ppo.prompts)
+    random.Random(seed).shuffle(asked)  # as ppo.train does
+    asked = asked[: plan.updates * plan.profile.ppo.batch_size]
+    start = evals.judged(asked, rollout.answer(model, tokenizer, asked))["gold"]
+    end = at_end(plan, model, tokenizer, seed)
+    return {"run": sft.name, "pairs": str(file), "start": start, "end": end}
+
+
+def sft_of(profile: config.Profile, seed: int) -> runs.Run:
+    """The newest SFT run of these settings on this base, else the shipped one, else a new one."""
+    cfg = config.change(profile.sft, seed=seed)
+    base, any_base = models.fingerprint(models.resolve_base(cfg.base)), {"base": ""}
+    for run in filter(None, (*runs.listing()[::-1], runs.shipped("sft"))):
+        if run.stage == "sft" and run.info.get("base", {}).get("fingerprint") == base:
+            if run.info["config"] | any_base == asdict(cfg) | any_base:
+                return run
+    return all_stages.train("sft", cfg)
+
+
+def judge(plan: Plan, seed: int, rater: str, member: int = 0) -> dict:
+    """A reward model of `rater` ("careful", or a symptom). Members of one ensemble see the same
+    pairs in another order, with another head, and start from another seed's SFT model.
+    """
+    file = plan.found(f"answers-{seed}")["pairs"]
+    if rater != "careful":
+        pairs = relabelled(data.load_pairs(file)[: plan.symptom_pairs], raters(seed)[rater])
+        file = str(data.save_jsonl(pairs, plan.folder / f"pairs-{rater}-{seed}.jsonl"))
+    begin = plan.run(f"answers-{(seed + member) % plan.seeds}")
+    own = {"policy": begin.name, "data": file, "examples": 0, "epochs": 1.0, "seed": seed}
+    cfg = config.change(plan.profile.reward, validation_fraction=0.1, **own)
+    run = made("reward", cfg, f"{plan.key}-{rater}-{seed}-{member}", partial(learn, member=member))
+    return {"run": run.name, **{k: v for k, v in run.info.items() if k in ("evaluation", "hits")}}
+
+
+def relabelled(pairs: list, rater) -> list:
+    """The same answers, judged by another rater; what is the same to that one is left out."""
+    found = []
+    for pair in pairs:
+        verdict = rater.compare(pair.prompt, pair.chosen, pair.rejected)
+        both = (pair.chosen, pair.rejected) if verdict == "a" else (pair.rejected, pair.chosen)
+        if verdict != "same":
+            found.append(data.Pair(pair.prompt, *both, rater=rater.name))
+    return found
+
+
+def learn(cfg, run, member: int = 0):
+    """stages.reward in a quarter of its time: the same loss, on plain weights and in one pass.
+    Leaves adapter, head, accuracy and "hits" (which held-out pairs it ranks as the rater does).
+    """
+    begin = runs.load(cfg.policy)
+    model, tokenizer = models.load_base(models.base_of(begin, cfg.base))
+    model = models.load_adapter(model, begin, "reward", trainable=True)
+    pairs = data.load_pairs(cfg.data, cfg.examples)
+    training, held_out, _ = preferences.split_pairs(
+        tokenizer, pairs, cfg, cfg.validation_fraction
+    )  # the same split for every member: cfg.seed is the seed's
+    runs.seed_everything(1000 * member + cfg.seed)
+    random.shuffle(training)
+    head = models.Head(model.config.hidden_size).to(model.device)
+    reward = models.forward(model, "reward")
+    weights = [*models.adapter_parameters(model, "reward"), head.weight]
+    optimizer = torch.optim.AdamW(weights, lr=cfg.learning_rate)
+    steps = max(1, len(training) // cfg.batch_size)
+
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = cfg.learning_rate * warm_then_cosine(step, steps)
+        batch = training[step * cfg.batch_size : (step + 1) * cfg.batch_size]
+        chosen, rejected = scored(reward, head, tokenizer, sequences(batch)).chunk(2)
+        loss = -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        all_stages.check_finite(step + 1, loss.item())
+        optimizer.step()
+        reward.refresh()
+
+    with torch.no_grad():
+        head.normalise(scored(reward, head, tokenizer, sequences(training[:256])))
+        chosen, rejected = scored(reward, head, tokenizer, sequences(held_out)).chunk(2)
+    run.info["hits"] = [int(hit) for hit in chosen > rejected]
+    models.save_adapter(model, run, "reward", head)
+    run.finish(pairs=len(training), held_out=len(held_out), accuracy=fmean(run.info["hits"]))
+
+
+def sequences(rows) -> list[list[int]]:
+    """Prompt + response of pair rows: all that were chosen, then all that were rejected."""
+    sides = ("chosen_ids", "rejected_ids")
+    return [row["prompt_ids"] + row[side] for side in sides for row in rows]
+
+
+def scored(reward, head, tokenizer, rows: list[list[int]], size: int = 32) -> torch.Tensor:
+    """Scores (N,) of sequences of ids by a forward pass and its head, in parts of like length."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    parts = []
+    for start in range(0, len(rows), size):
+        part = [rows[i] for i in order[start : start + size]]
+        ids, mask = chat.pad(part, tokenizer.pad_token_id)
+        ids, mask = ids.to(head.weight.device), mask.to(head.weight.device)
+        parts.append(head(reward.hidden_at(ids, mask, last_places(mask))))
+    return torch.cat(parts)[torch.tensor(order).argsort()]
+
+
+def warm_then_cosine(step: int, steps: int) -> float:
+    """Share of the peak rate: up over a tenth of the steps, then a cosine to zero."""
+    return min(1.0, (step + 1) / (0.1 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def policy(plan: Plan, seed: int, setting: str) -> dict:
+    """A PPO run: its figures per update ("curve"), and on held-out prompts when it has ended."""
+    changes = dict(SETTINGS[setting])
+    rater = changes.pop("reward", "careful")
+    several = range(plan.members) if rater == "all" else [0]
+    rater = "careful" if rater == "all" else rater
+    names = [plan.run(f"judge-{rater}-{seed}-{member}").name for member in several]
+    own = {"policy": plan.run(f"answers-{seed}").name, "reward": ",".join(names), "seed": seed}
+    own |= {"updates": plan.updates, "target_kl": 0.0, "checkpoint_every": 0}
+    cfg = config.change(plan.profile.ppo, **own | changes)
+    number = list(SETTINGS).index(setting)
+    train = partial(all_stages.module("ppo").train, probe=evals.probe)
+    run = made("ppo", cfg, f"{plan.key}-ppo-{number}-{seed}", train)
+    keys = ("kl", "score", "gold", "length", "eos_rate", "entropy", *symptoms(""))
+    curve = {key: [line.get(key) for line in run.metrics()] for key in keys}
+    return {"run": run.name, "curve": curve, "end": at_end(plan, *models.load_policy(run), seed)}
+
+
+def made(stage: str, cfg, name: str, train) -> runs.Run:
+    """The run of this name; where there is none yet, train(cfg, run) makes it."""
+    if (runs.root() / name / "run.json").exists():
+        return runs.load(name)
+    with runs.start(stage, cfg, name) as run:
+        train(cfg, run)
+    return run
+
+
+def at_end(plan: Plan, model, tokenizer, seed: int) -> dict:
+    """What a policy is worth on held-out prompts, sampled at temperature 1 (evals.judged), and what
+    it does with requests (evals.requests).
+    """
+    runs.seed_everything(seed)
+    asked = atlas.prompts("held-out", seed, plan.held_out)
+    sampled = evals.judged(asked, rollout.answer(model, tokenizer, asked))
+    return sampled | evals.requests(model, tokenizer)
+
+
+def best_of_n(plan: Plan, seed: int) -> dict:
+    """Best-of-n of the SFT policy's answers by several rules: {"rows": [{"n", "kl", rule: {"score",
+    "gold", "words"}}]}, n = 1 … plan.answers and KL = log n − (n − 1) / n.
+
+    Rules: SINGLE (the first reward model), "mean" and "lowest" of all of them, and "random", which
+    chooses by dice: the control. Their "score" is SINGLE's.
+    """
+    runs.seed_everything(seed)
+    model, tokenizer = models.load_policy(plan.run(f"answers-{seed}"))
+    prompts = [
+        p for p in atlas.prompts("held-out", seed, plan.prompts) for _ in range(plan.answers)
+    ]
+    said = rollout.answer(model, tokenizer, prompts)
+    rows = [chat.encode(tokenizer, *pair)[0] for pair in zip(prompts, said, strict=True)]
+    each = []
+    for member in range(plan.members):
+        run = plan.run(f"judge-careful-{seed}-{member}")
+        model = models.load_adapter(model, run, f"reward{member}")
+        reward, head = models.forward(model, f"reward{member}"), models.load_head(run)
+        with torch.no_grad():
+            each.append(scored(reward, head, tokenizer, rows, 128).tolist())
+    dice = random.Random(seed)
+    rules = {
+        SINGLE: each[0],
+        "mean": [fmean(scores) for scores in zip(*each)],
+        "lowest": [min(scores) for scores in zip(*each)],
+        "random": [dice.random() for _ in said],
+    }
+    values = {
+        "score": each[0],
+        "gold": [atlas.judge(*pair).total for pair in zip(prompts, said, strict=True)],
+        "words": [symptoms(text)["words"] for text in said],
+    }
+    groups = [slice(i, i + plan.answers) for i in range(0, len(said), plan.answers)]
+
+    def best(rule, key, n):
+        return fmean(expected_best(rules[rule][g], values[key][g], n) for g in groups)
+
+    found = []
+    for n in sizes(plan.answers):
+        row = {"n": n, "kl": math.log(n) - (n - 1) / n}
+        row |= {rule: {key: best(rule, key, n) for key in values} for rule in rules}
+        found.append(row)
+    return {"rows": found}
+
+
+def sizes(most: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, 16 … up to `most`."""
+    found = {n for i in range(most.bit_length()) for n in (2**i, 3 * 2 ** (i - 1)) if n <= most}
+    return sorted(int(n) for n in found if n == int(n))
+
+
+# --- doing them ----------------------------------------------------------------------------------
+
+
+def lines(plan: Plan) -> list[list[tuple]]:
+    """The jobs, (name, function, arguments), in three lines; each line needs the ones before it."""
+    seeds = range(plan.seeds)
+    every = [("careful", member) for member in range(plan.members)]
+    every += [(symptom, 0) for symptom in RATERS.values()]
+    settings = list(enumerate(SETTINGS))
+    return [
+        [(f"answers-{seed}", answers, (seed,)) for seed in seeds],
+        [(f"judge-{r}-{s}-{m}", judge, (s, r, m)) for s in seeds for r, m in every],
+        [(f"best-{seed}", best_of_n, (seed,)) for seed in seeds]
+        + [(f"ppo-{i}-{s}", policy, (s, setting)) for s in seeds for i, setting in settings],
+    ]
+
+
+def do(plan: Plan, name: str, function, arguments) -> str:
+    """Do a job and write what it found, with the seconds it took; returns its name."""
+    started = time.time()
+    found = function(plan, *arguments) | {"seconds": time.time() - started}
+    temporary = plan.folder / f"{name}.tmp"
+    temporary.write_text(json.dumps(found, ensure_ascii=False), "utf8")
+    temporary.replace(plan.folder / f"{name}.json")
+    return name
+
+
+def measure(plan: Plan, workers: int = 0) -> dict:
+    """Do all jobs that have not ended yet, `workers` at a time (0: as many as there are cores), and
+    return the record (see `record`). What is done is said on standard error.
+    """
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    workers, started = workers or os.cpu_count() or 1, time.time()
+    total, done = sum(map(len, lines(plan))), 0
+    for line in lines(plan):
+        todo = [job for job in line if not (plan.folder / f"{job[0]}.json").exists()]
+        done += len(line) - len(todo)
+        for name in at_once(plan, todo, workers):
+            done += 1
+            took, so_far = plan.found(name)["seconds"], (time.time() - started) / 60
+            said = f"{done}/{total} · {name} · {took:.0f} s · {so_far:.1f} minutes so far"
+            print(said, file=sys.stderr, flush=True)
+    return record(plan)
+
+
+def at_once(plan: Plan, jobs: list, workers: int):
+    """The names of the jobs as they end."""
+    if workers == 1 or len(jobs) < 2:
+        yield from (do(plan, *job) for job in jobs)
+        return
+    fresh = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
+    with ProcessPoolExecutor(workers, fresh, torch.set_num_threads, (1,)) as pool:
+        try:
+            for future in as_completed([pool.submit(do, plan, *job) for job in jobs]):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def record(plan: Plan) -> dict:
+    """What the jobs found, for the notebook: {"profile", "updates", "batch_size", "members",
+    "settings", "seconds": {kind of job: total}, "seeds": [{"seed", "start", "sft": figures,
+    "pairs", "judges": {rater: [accuracy of each]}, "wrong": {"one", "all", "chance"}, "best_of_n":
+    rows, "runs": {setting: {"curve": {metric: [a number per update]}, "end": figures}}}],
+    "versions"}, numbers to four digits.
+    """
+    found = []
+    for seed in range(plan.seeds):
+        began = plan.found(f"answers-{seed}")
+        judges = {
+            rater: [plan.found(f"judge-{rater}-{seed}-{m}") for m in range(many)]
+            for rater, many in (("careful", plan.members), *((s, 1) for s in RATERS.values()))
+        }
+        row = {"seed": seed, "start": began["start"], "sft": began["end"]}
+        row["pairs"] = judges["careful"][0]["evaluation"]["pairs"]
+        row["judges"] = {
+            rater: [one["evaluation"]["accuracy"] for one in each] for rater, each in judges.items()
+        }
+        row["wrong"] = wrong([one["hits"] for one in judges["careful"]])
+        row["best_of_n"] = plan.found(f"best-{seed}")["rows"]
+        parts = {setting: plan.found(f"ppo-{i}-{seed}") for i, setting in enumerate(SETTINGS)}
+        row["runs"] = {s: {key: one[key] for key in ("curve", "end")} for s, one in parts.items()}
+        found.append(row)
+    seconds = {}
+    for name, function, _ in sum(lines(plan), []):
+        kind = function.__name__
+        seconds[kind] = seconds.get(kind, 0.0) + plan.found(name)["seconds"]
+    profile = plan.profile
+    made = {"profile": profile.name, "updates": plan.updates, "members": plan.members}
+    made |= {"batch_size": profile.ppo.batch_size, "settings": SETTINGS, "seconds": seconds}
+    text = json.dumps(made | {"seeds": found, "versions": runs.versions()})
+    # Four digits are enough, and JSON has no NaN.
+    short = {"parse_float": lambda x: round(float(x), 4), "parse_constant": lambda nan: None}
+    return json.loads(text, **short)
+
+
+def wrong(hits: list[list[int]]) -> dict:
+    """How alike the members of an ensemble err on the same held-out pairs: the mean share that one
+    ranks wrongly ("one"), the share that all do ("all"), and what that would be if each erred by
+    itself ("chance").
+    """
+    errors = [1 - fmean(one) for one in hits]
+    all_of_them = fmean(not any(same) for same in zip(*hits, strict=True))
+    return {"one": fmean(errors), "all": all_of_them, "chance": math.prod(errors)}
