@@ -577,6 +577,17 @@ def bench_overoptimization(seeds: int = 3, workers: int = 0, profile: Profile = 
     return report, table(overoptimization.summary(report))
 
 
+def bench_film(profile: Profile = None):
+    """The answers to one question after every update of PPO, at four weights of the KL penalty:
+    notebook 00's film.
+    """
+    from labkit.bench import film as bench
+    from labkit.labs import film
+
+    report = bench.film_record(config.profile(profile))
+    return report, "\n\n".join(str(table(film.ends(report, one), digits=2)) for one in film.KINDS)
+
+
 def bench_gpu(base: str = "", peer: Peer = "", device: str = "cuda"):
     """Check and time everything on a CUDA card.
 
@@ -608,6 +619,7 @@ VERBS = {
         "rollout": bench_rollout,
         "ppo": bench_ppo,
         "overoptimization": bench_overoptimization,
+        "film": bench_film,
         "gpu": bench_gpu,
     },
 }

@@ -5,7 +5,7 @@ when the first figure is made.
 """
 
 from labkit.charts.board import Dashboard, dashboard
-from labkit.charts.figures import bands, bars, calibration, curves, heat, histogram
+from labkit.charts.figures import areas, bands, bars, calibration, curves, heat, histogram
 from labkit.charts.progress import Live, live
 from labkit.charts.showing import MIME, bundle, show
 from labkit.charts.tables import table
@@ -14,6 +14,7 @@ __all__ = [
     "MIME",
     "Dashboard",
     "Live",
+    "areas",
     "bands",
     "bars",
     "bundle",

@@ -10,6 +10,9 @@ from labkit.charts.look import COLOURS, GREY, INK, MONO, PAPER, RULE, colour, da
 from labkit.charts.showing import figure
 from labkit.charts.tables import number, some, visible, width, written
 
+# Stacked areas: neighbours differ in lightness and pattern as well as in colour.
+AREAS = ("#0072B2", "#8ecae6", "#D55E00", "#AA4499", "#E69F00", "#d4d4d4")
+AREA_SHAPES = ("", "", "/", ".", "x", "")
 ABOVE, BELOW = "#6cb4e4", "#f0a35e"  # zero, in a heat map: light enough for dark text on top
 
 
@@ -111,6 +114,70 @@ def bands(series, x, columns, title="", level=None):
     for label, height in (level or {}).items():
         drawn.add_hline(height, line=dict(color=GREY, dash="dot"), annotation_text=text(label))
     return _saying(drawn, f"Lines over {x} with their spread. {'; '.join(said)}")
+
+
+def areas(films, x, columns, titles=None, slider="", start="", ticks=None):
+    """Stacked areas of shares that sum to 1, with a slider where there are several films: {name:
+    rows}, each row with column `x` and a share in each of `columns` (the first lies at the bottom).
+
+    Args: titles: {name: title}; slider: what stands before the name of the film that is shown;
+    start: the name it begins with (default: the first); ticks: {x: label}. The slider is part of
+    the figure, so that it also moves where no kernel runs.
+    """
+    names = list(some(films))
+    start, titles = start or names[0], titles or {}
+    if start not in films:
+        raise LabError(f"There is no film {start!r}. There are: {', '.join(map(str, names))}.")
+    hues = [(*AREAS, *COLOURS)[i % (len(AREAS) + len(COLOURS))] for i in range(len(columns))]
+    shapes = [AREA_SHAPES[i % len(AREA_SHAPES)] for i in range(len(columns))]
+    drawn = _blank(titles.get(start, ""), 460 if len(films) > 1 else 400)
+    for name, rows in films.items():
+        for column, hue, shape in zip(columns, hues, shapes):
+            drawn.add_scatter(
+                x=[row[x] for row in some(rows)],
+                y=[number(row[column]) for row in rows],
+                name=text(column),
+                visible=name == start,
+                stackgroup=text(name),
+                mode="lines",
+                line=dict(width=1.2, color=PAPER),
+                fillcolor=hue,
+                fillpattern=dict(shape=shape, fgcolor=PAPER, fgopacity=0.45, size=7, solidity=0.2),
+                hovertemplate="%{y:.0%}<extra>" + text(column) + "</extra>",
+            )
+    beside = dict(orientation="v", x=1.01, xanchor="left", y=1, yref="paper", yanchor="top")
+    drawn.update_layout(legend=dict(traceorder="reversed", **beside), hovermode="x unified")
+    drawn.update_yaxes(range=[0, 1], tickformat=".0%", title_text="share of the answers")
+    drawn.update_xaxes(title_text=text(x), showgrid=False)
+    if ticks:
+        drawn.update_xaxes(tickvals=list(ticks), ticktext=[text(one) for one in ticks.values()])
+    if len(films) > 1:
+        steps = [
+            dict(
+                label=text(name),
+                method="update",
+                args=[
+                    {"visible": [other == name for other in names for _ in columns]},
+                    {"title.text": text(titles.get(name, ""))},
+                ],
+            )
+            for name in names
+        ]
+        drawn.update_layout(
+            sliders=[
+                dict(
+                    active=names.index(start),
+                    steps=steps,
+                    pad=dict(t=58),
+                    currentvalue=dict(prefix=text(slider), font=dict(size=14)),
+                )
+            ],
+            margin_b=110,
+        )
+    first, last = films[start][0], films[start][-1]
+    said = [f"{one} {first[one]:.0%} → {last[one]:.0%}" for one in columns]
+    shown = f", {slider}{start}" if len(films) > 1 else ""
+    return _saying(drawn, f"Stacked areas over {x}{shown}. {'; '.join(said)}")
 
 
 def histogram(groups, x="value", bins=30, title=""):
