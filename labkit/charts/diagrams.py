@@ -280,12 +280,12 @@ def overoptimization() -> Picture:
     def curve(height):
         return [(70 + 470 * d, 240 - 200 * height(d)) for d in ds]
 
-    page.line(*curve(lambda d: 1.15 * d - 0.18 * d * d), tone=RED, dash="9 6", thick=3, head=False)
-    page.line(*curve(lambda d: 1.7 * d - 1.75 * d * d), tone=BLUE, thick=3, head=False)
-    page.words(580, 54, "proxy (dashed):", SIZE, fill=RED, bold=True)
+    page.line(*curve(lambda d: 1.15 * d - 0.18 * d * d), tone=BLUE, dash="9 6", thick=3, head=False)
+    page.line(*curve(lambda d: 1.7 * d - 1.75 * d * d), tone=RED, thick=3, head=False)
+    page.words(580, 54, "proxy (dashed):", SIZE, fill=BLUE, bold=True)
     page.words(580, 78, "the reward model's score,", SMALL)
     page.words(580, 98, "what PPO is paid for", SMALL)
-    page.words(580, 194, "gold (solid):", SIZE, fill=BLUE, bold=True)
+    page.words(580, 194, "gold (solid):", SIZE, fill=RED, bold=True)
     page.words(580, 218, "what a judge who knows", SMALL)
     page.words(580, 238, "the truth would say", SMALL)
     return page

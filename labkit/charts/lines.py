@@ -5,7 +5,7 @@ while a run goes on. Building the dicts costs about a millisecond, a go.Figure m
 from dataclasses import dataclass
 
 from labkit import LabError
-from labkit.charts.look import COLOURS, DASHES, GREY, INK, MARKS, colour, dash, faint, text
+from labkit.charts.look import COLOURS, GREY, INK, MARKS, colour, dash, faint, text
 from labkit.charts.tables import number, some, visible, written
 
 POINTS = 300  # of a line across the page: longer ones are thinned
@@ -127,8 +127,10 @@ def _panel(panel, series, x, smooth, points, until):
             pairs = [(row[x], number(row[name])) for row in rows_there]
             if not pairs:
                 continue
-            hue = COLOURS[m % len(COLOURS)] if one_run else colour(who, r)
-            kind = dash(label, m) if one_run or several else DASHES[r % len(DASHES)]
+            hue = COLOURS[m % len(COLOURS)] if one_run and several else colour(who, r)
+            # In a panel of one metric runs differ in dash too, unless the metric has a dash of its
+            # own everywhere.
+            kind = dash(label, m if one_run or several else r)
             if smooth and one_run:
                 raw = dict(color=faint(hue, 0.3), width=1)
                 traces.append(_trace(_thin(pairs, points), who, raw, **_SILENT))

@@ -51,13 +51,15 @@ TEMPLATE = dict(
 
 def colour(name, i) -> str:
     """The colour of the i-th model or run of a chart."""
-    return GREY if str(name).upper().startswith("SFT") else COLOURS[i % len(COLOURS)]
+    sft = str(name).upper().rpartition("/")[2].startswith("SFT")
+    return GREY if sft else COLOURS[i % len(COLOURS)]
 
 
 def dash(name, i) -> str:
-    """The dash of the i-th line of a colour."""
+    """The dash of the i-th line of a colour. A reward model's score is the proxy."""
     kind = str(name).partition(" ")[0]
-    return {"gold": "solid", "proxy": "dash"}.get(kind) or DASHES[i % len(DASHES)]
+    known = {"gold": "solid", "proxy": "dash", "score": "dash"}
+    return known.get(kind) or DASHES[i % len(DASHES)]
 
 
 def faint(colour, strength) -> str:
