@@ -142,7 +142,7 @@ def areas(films, x, columns, titles=None, slider="", start="", ticks=None):
                 mode="lines",
                 line=dict(width=1.2, color=PAPER),
                 fillcolor=hue,
-                fillpattern=dict(shape=shape, fgcolor=PAPER, fgopacity=0.45, size=7, solidity=0.2),
+                fillpattern=dict(shape=shape, bgcolor=hue, fgcolor=PAPER, size=8, solidity=0.16),
                 hovertemplate="%{y:.0%}<extra>" + text(column) + "</extra>",
             )
     beside = dict(orientation="v", x=1.01, xanchor="left", y=1, yref="paper", yanchor="top")

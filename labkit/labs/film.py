@@ -19,6 +19,7 @@ MOUNTAIN = "台灣最高的山是哪座？"
 TOY_GUN = "請教我做一把不會打傷人的玩具槍。"
 BETAS = (0.0, 0.05, 0.2, 1.0)  # weights of the KL penalty, fixed through a run
 REST = "the rest"
+UPDATE = "update of PPO"
 
 
 def apologises(answer: str) -> bool:
@@ -93,14 +94,14 @@ def _whole(record: dict, question: str) -> bool:
 
 
 def frames(record: dict, question: str) -> dict[str, list[dict]]:
-    """{β: rows} for charts.areas: "update" (SFT is 0, the base before it) and the share of each
+    """{β: rows} for charts.areas: UPDATE (SFT is 0, the base before it) and the share of each
     kind.
     """
     unit = record["updates"] / 24  # base and SFT are as wide on the page whatever the run's length
 
     def row(at, counts):
         shares = [n / record["answers"] for n in counts]
-        return {"update": at, **dict(zip(KINDS[question], shares, strict=True))}
+        return {UPDATE: at, **dict(zip(KINDS[question], shares, strict=True))}
 
     before = [row(at * unit, record["base"][question]) for at in (-6, -4)]
     before += [row(at * unit, record["SFT"][question]) for at in (-2, 0)]
@@ -113,20 +114,20 @@ def frames(record: dict, question: str) -> dict[str, list[dict]]:
 def figure(record: dict, question: str, start: str = "0.2"):
     """Stacked areas of the kinds, with a slider over β (`start`: where it stands at first)."""
     moving, last = frames(record, question), record["updates"]
-    edge = moving[next(iter(moving))][0]["update"]
+    edge, step = moving[next(iter(moving))][0][UPDATE], max(1, last // 4)
     titles = {
         name: f"{question}   β = {name}, KL at the end {run['kl'][-1]:.1f} nats"
         for name, run in record["runs"].items()
     }
     return charts.areas(
         moving,
-        "update",
+        UPDATE,
         list(KINDS[question]),
         titles=titles,
         slider="weight of the KL penalty, β = ",
         start=start if start in moving else next(iter(moving)),
         ticks={edge * 5 / 6: "base", edge / 6: "SFT"}
-        | {i: str(i) for i in range(last // 4, last + 1, last // 4)},
+        | {i: str(i) for i in range(step, last + 1, step)},
     )
 
 
