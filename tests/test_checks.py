@@ -24,24 +24,6 @@ def came(table, ids):
     return -table[:-1][torch.arange(len(ids) - 1), ids[1:]].mean()
 
 
-def merge(pieces, pair):
-    merged, i = [], 0
-    while i < len(pieces):
-        glued = tuple(pieces[i : i + 2]) == pair
-        merged.append("".join(pair) if glued else pieces[i])
-        i += 2 if glued else 1
-    return merged
-
-
-def merge_once(pieces, pair):
-    return "|".join(pieces).replace("|".join(pair), "".join(pair), 1).split("|")
-
-
-def merge_in_place(pieces, pair):
-    pieces[:] = merge(pieces, pair)
-    return pieces
-
-
 def response_mask(ids, ai, end):
     mask, answering = [], False
     for id in ids:
@@ -55,8 +37,8 @@ def marked(ids, ai, end, change):
     return [change(m, id) for m, id in zip(response_mask(ids, ai, end), ids)]
 
 
-def lora(x, W, A, B, scale):
-    return x @ W.T + scale * x @ A.T @ B.T
+def merged(W, A, B, scale):
+    return W + scale * B @ A
 
 
 def observed(table):
@@ -160,14 +142,12 @@ FUNCTIONS = {
             (lambda z, ids: next_token_loss(z, ids)[None], r"shape \(1,\)"),
         ],
     ),
-    "merge": (
-        [merge],
+    "bits_per_character": (
+        [lambda loss, tokens, characters: loss * tokens / characters / math.log(2)],
         [
-            (merge_once, "merge both"),
-            (merge_in_place, "build a new one"),
-            (lambda pieces, pair: merge(merge(pieces, pair), pair[::-1]), "order of a pair"),
-            (lambda pieces, pair: merge(pieces[::-1], pair)[::-1], "should become"),
-            (lambda pieces, pair: pieces, "should become"),
+            (lambda loss, tokens, characters: loss / math.log(2), "10 tokens in all"),
+            (lambda loss, tokens, characters: loss * tokens / characters, "bits per token"),
+            (lambda loss, tokens, characters: loss / tokens * characters, "is right"),
         ],
     ),
     "response_mask": (
@@ -187,29 +167,16 @@ FUNCTIONS = {
             (lambda *a: marked(*a, lambda m, id: 2 * m), "0 and 1"),
         ],
     ),
-    "lora": (
-        [lambda x, W, A, B, alpha: lora(x, W, A, B, alpha / len(A))],
+    "merged": (
+        [lambda W, A, B, alpha: merged(W, A, B, alpha / len(A))],
         [
-            (lambda x, W, A, B, alpha: lora(x, W, A, B, 1), "not scaled"),
-            (lambda x, W, A, B, alpha: lora(x, W, A, B, alpha), "alpha alone"),
-            (lambda x, W, A, B, alpha: lora(x, W, A, B, len(A) / alpha), "r / alpha"),
-            (lambda x, W, A, B, alpha: x @ W.T, "changes nothing"),
-            (lambda x, W, A, B, alpha: alpha / len(A) * x @ A.T @ B.T, "exactly the base's"),
-            (lambda x, W, A, B, alpha: lora(x, W, A, B, alpha / len(W)), "the result is not"),
-            (lambda x, W, A, B, alpha: x @ W, "stopped with RuntimeError"),
-        ],
-    ),
-    "sft_loss": (
-        [lambda logprobs, mask: -logprobs[mask.bool()].mean()],
-        [
-            (lambda logprobs, mask: -logprobs.mean(), "learnt too"),
-            (lambda logprobs, mask: -(logprobs * mask).mean(), r"mask\.sum\(\)"),
-            (lambda logprobs, mask: -logprobs[mask == 0].mean(), "turned round"),
-            (lambda logprobs, mask: -((logprobs * mask).sum(1) / mask.sum(1)).mean(), "each row"),
-            (lambda logprobs, mask: logprobs[mask.bool()].mean(), "sign"),
-            (lambda logprobs, mask: -logprobs[mask.bool()].sum(), "divide"),
-            (lambda logprobs, mask: -(logprobs * mask).sum() / mask.sum(), "0 · inf"),
-            (lambda logprobs, mask: -logprobs[mask.bool()], "shape"),
+            (lambda W, A, B, alpha: merged(W, A, B, 1), "not scaled"),
+            (lambda W, A, B, alpha: merged(W, A, B, alpha), "alpha alone"),
+            (lambda W, A, B, alpha: merged(W, A, B, len(A) / alpha), "r / alpha"),
+            (lambda W, A, B, alpha: W, "adapter is lost"),
+            (lambda W, A, B, alpha: alpha / len(A) * B @ A, "add W"),
+            (lambda W, A, B, alpha: merged(W, A, B, alpha / len(W)), "it is not W"),
+            (lambda W, A, B, alpha: W + A @ B, "stopped with RuntimeError"),
         ],
     ),
     "sides": (
@@ -430,6 +397,15 @@ TEXTS = {
             (([(*PAIR, "a")],), r"prefers b. b gets \+1.00 .* a gets \+0.00"),
             (([(PAIR[0], "玉山。", "玉山", "a")],), "a tie"),
             (([("Who are you?", "A.", "B.", "a")],), "knows only the atlas"),
+        ],
+    ),
+    "prediction": (
+        [("b", "ab", lambda: {"a": 1, "b": 2.5}), ("a", "ab", lambda: {"a": 1, "b": 1})],
+        [
+            (("?", ("SFT", "PPO"), lambda: 1 / 0), "first your guess.*'SFT', 'PPO'"),  # not run
+            (("a", "ab", lambda: {"a": 1, "b": 2.5}), r"said 'a', and it is 'b' \(a 1, b 2.5\)"),
+            (("a", "ab", lambda: {"a": 1}), "a figure for each of 'a', 'b'"),
+            (("a", "ab", lambda: None), "returns nothing"),
         ],
     ),
     "answer": (

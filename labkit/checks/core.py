@@ -23,18 +23,18 @@ class NotYet(Exception):
 
 def checker(praise: str):
     """Turn a function that raises NotYet into one that prints the verdict and returns True or
-    False.
+    False. What it returns, words, stands before the praise.
     """
 
     def wrap(check):
         @functools.wraps(check)
         def judged(*arguments) -> bool:
             try:
-                check(*arguments)
+                said = check(*arguments)
             except (NotYet, LabError) as hint:
                 print("Not yet:", " ".join(str(hint).split()))  # one line, whatever it quotes
                 return False
-            print(f"Right: {praise}")
+            print(f"Right: {said}; {praise}" if said else f"Right: {praise}")
             return True
 
         return judged
@@ -132,8 +132,9 @@ def check_prediction(guess, choices, experiment):
     found = call(experiment)
     if not isinstance(found, dict) or set(found) != set(choices):
         raise NotYet(f"the experiment should return a figure for each of {names}.")
-    print("measured:", ", ".join(f"{name} {float(value):.3g}" for name, value in found.items()))
+    measured = ", ".join(f"{name} {float(value):.3g}" for name, value in found.items())
     highest = [name for name, value in found.items() if value == max(found.values())]
     if guess not in highest:
-        said = f"you said {guess!r}, and it is {' and '.join(map(repr, highest))}"
+        said = f"you said {guess!r}, and it is {' and '.join(map(repr, highest))} ({measured})"
         raise NotYet(f"{said}. What did you not think of? Would another seed change it?")
+    return measured

@@ -1,8 +1,8 @@
-"""The exercises of notebook 02: the response mask, LoRA, and the masked loss."""
+"""The exercises of notebook 02: the response mask, and a merged adapter."""
 
 import torch
 
-from labkit.checks.core import NotYet, call, checker, close, hold_masked, settle
+from labkit.checks.core import NotYet, call, checker, settle
 
 
 @checker("the prompt is read, and only the answer is learnt.")
@@ -40,44 +40,19 @@ def check_response_mask(function):
         raise NotYet(f"{where} the mask should be {right}, not {answer}; {hint}.")
 
 
-@checker("a large matrix that stays, a small one that learns.")
-def check_lora(function):
-    """function(x (N, in), W (out, in), A (r, in), B (out, r), alpha) → x Wᵀ + (alpha / r) · x Aᵀ
-    Bᵀ.
+@checker("one matrix again: that is how an adapter is exported.")
+def check_merged(function):
+    """function(W (out, in), A (r, in), B (out, r), alpha) → the matrix (out, in) that alone does
+    what W and its adapter do.
     """
     g = torch.Generator().manual_seed(0)
-    x, W, A, B = (torch.randn(*shape, generator=g) for shape in ((4, 6), (5, 6), (2, 6), (5, 2)))
-    base, update = x @ W.T, x @ A.T @ B.T
-    if not close(call(function, x, W, A, torch.zeros(5, 2), 8), base):
-        raise NotYet(
-            "with B = 0 the answer must be x Wᵀ, exactly the base's: that is where LoRA starts."
-        )
+    W, A, B = (torch.randn(*shape, generator=g) for shape in ((5, 6), (2, 6), (5, 2)))
+    update = B @ A
     mistakes = (
-        (base + update, "the update is not scaled: multiply it by alpha / r, here 8 / 2."),
-        (base + 8 * update, "the update is multiplied by alpha alone; divide by r, A's rows."),
-        (base + update / 4, "the update is multiplied by r / alpha; it is alpha / r."),
-        (base, "the adapter changes nothing: the update x Aᵀ Bᵀ is missing."),
-        (4 * update, "this is the update alone; add it to x Wᵀ."),
+        (W + update, "the update is not scaled: multiply it by alpha / r, here 8 / 2."),
+        (W + 8 * update, "the update is multiplied by alpha alone; divide by r, A's rows."),
+        (W + update / 4, "the update is multiplied by r / alpha; it is alpha / r."),
+        (W, "the adapter is lost: B A is missing."),
+        (4 * update, "this is the update alone; add W."),
     )
-    wrong = "the result is not x Wᵀ + alpha / r · x Aᵀ Bᵀ."
-    settle(call(function, x, W, A, B, 8), base + 4 * update, mistakes, wrong)
-
-
-@checker("the loss of supervised fine-tuning, masked to the answer.")
-def check_sft_loss(function):
-    """function(logprobs (B, T), response_mask (B, T)) → −mean of the log-probabilities where the
-    mask is 1.
-    """
-    logprobs = torch.tensor([[-5.0, -1.0, -2.0, -9.0], [-7.0, -8.0, -4.0, -1.0]])
-    mask = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]])
-    right = 4 / 3  # the answers hold 1, 2 and 1
-    mistakes = (
-        (37 / 8, "this is the mean over all tokens: the question is learnt too. Use the mask."),
-        (4 / 8, "the answers' sum is divided by all tokens; divide by mask.sum()."),
-        (33 / 5, "the mask is turned round: this is the loss of the questions."),
-        (5 / 4, "this is the mean of each row's mean; take one mean over all answer tokens."),
-        (-right, "the sign is turned: minimising this would make the answers less likely."),
-        (4.0, "this is the sum; divide by the number of answer tokens."),
-    )
-    settle(call(function, logprobs, mask), right, mistakes)
-    hold_masked(function, right, logprobs, mask)
+    settle(call(function, W, A, B, 8), W + 4 * update, mistakes, "it is not W + alpha / r · B A.")
