@@ -12,12 +12,14 @@ import struct
 import subprocess
 import sys
 import types
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from test_panel_browser import CHROMIUM
 
 from labkit import LabError, charts
-from labkit.charts import pictures, progress, showing, tables
+from labkit.charts import diagrams, pictures, progress, showing, tables
 
 ROWS = [{"step": i, "steps": 4, "loss": 4.0 / i, "kl": 0.1 * i} for i in (1, 2, 3, 4)]
 EVIL = (
@@ -29,6 +31,12 @@ EVIL = (
     "a\0b",
     "&lt;",
 )
+
+
+FILMS = {
+    "0": [{"update": 0, "玉山": 0.25, "rest": 0.75}, {"update": 1, "玉山": 0.5, "rest": 0.5}],
+    "0.2": [{"update": 0, "玉山": 0.25, "rest": 0.75}, {"update": 1, "玉山": 1.0, "rest": 0.0}],
+}
 
 
 class FakeRun:
@@ -77,6 +85,7 @@ def figures():
         "one": charts.curves(ROWS, {"loss": "loss (nats)"}, smooth=0.5),
         "bars": charts.bars(bars, "m", "v", error="e"),
         "bands": charts.bands({"PPO": [band, {**band, "d": 1}]}, "d", ["gold", "proxy"]),
+        "areas": charts.areas(FILMS, "update", ["玉山", "rest"], {"0": "β = 0"}, "β = ", "0"),
         "histogram": charts.histogram({"a": [0, 1, 2], "b": [1.0, float("nan")]}),
         "calibration": charts.calibration([0.1, 0.9, 0.8], [0, 1, 1]),
         "heat": charts.heat(["台", "灣", " is"], [1.0, -2.0, None]),
@@ -160,6 +169,37 @@ def test_gold_is_solid_proxy_dashed_and_sft_grey_everywhere():
     assert charts.bars(rows, "step", "gold", group="method").data[0].marker.color == "#666666"
 
 
+def test_the_encoding_holds_for_several_runs_and_for_an_sft_run_alone():
+    rows = [{"step": i, "score": i, "gold": i, "loss": i} for i in (1, 2)]
+    both = charts.curves({"a": rows, "b": rows}, ["score", "gold", "loss"]).data
+    assert [line.line.dash for line in both] == ["dash"] * 2 + ["solid"] * 2 + ["solid", "dash"]
+    assert both[2].line.color != both[3].line.color
+    assert charts.curves(FakeRun("shipped/sft", rows), ["loss"]).data[0].line.color == "#666666"
+    assert charts.curves(FakeRun("dpo-001", rows), ["loss"]).data[0].line.color == "#0072B2"
+
+
+def test_areas_stack_and_slide():
+    figure = charts.areas(
+        FILMS, "update", ["玉山", "rest"], {"0.2": "second"}, "β = ", ticks={0: "SFT", 1: "1"}
+    )
+    assert [(t.name, t.visible, t.stackgroup, list(t.y)) for t in figure.data] == [
+        ("玉山", True, "0", [0.25, 0.5]),
+        ("rest", True, "0", [0.75, 0.5]),
+        ("玉山", False, "0.2", [0.25, 1.0]),
+        ("rest", False, "0.2", [0.75, 0.0]),
+    ]
+    assert figure.data[0].fillcolor != figure.data[1].fillcolor
+    (slider,) = figure.layout.sliders
+    assert slider.active == 0 and slider.currentvalue.prefix == "β = "
+    assert [step.label for step in slider.steps] == ["0", "0.2"]
+    shown, retitled = slider.steps[1].args
+    assert shown == {"visible": [False, False, True, True]} and retitled == {"title.text": "second"}
+    assert "玉山 25% → 50%" in figure.layout.meta["alt"]
+    assert not charts.areas({"one": FILMS["0"]}, "update", ["rest"]).layout.sliders
+    with pytest.raises(LabError, match="no film '7'. There are: 0, 0.2"):
+        charts.areas(FILMS, "update", ["rest"], start="7")
+
+
 def test_histogram_and_calibration_by_hand():
     a, b = charts.histogram({"a": [0.0, None, 1.0, 5.0], "b": [4.0]}).data
     assert list(a.x) == [0, 1, 5] and list(b.x) == [4] and a.bingroup == b.bingroup
@@ -192,6 +232,8 @@ def test_heat_colours_by_sign_and_wraps():
         lambda: charts.curves({}),
         lambda: charts.bars([], "x", "y"),
         lambda: charts.bands({}, "x", "y"),
+        lambda: charts.areas({}, "x", ["y"]),
+        lambda: charts.areas({"a": []}, "x", ["y"]),
         lambda: charts.histogram({"a": []}),
         lambda: charts.calibration([], []),
         lambda: charts.heat(["a"], [None]),
@@ -219,6 +261,7 @@ def test_text_stays_text(text):
         charts.histogram({text: [1.0]}, x=text),
         charts.bands({text: [{"d": 1, text: 1.0}]}, "d", text, level={text: 1}),
         charts.curves({text: [{"step": 1, text: 1.0}]}, title=text),
+        charts.areas({text: [{"d": 1, text: 1.0}]}, "d", [text], {text: text}, ticks={1: text}),
         charts.table([{"answer": text, text: 1}], title=text),
     ]
     for chart in made:
@@ -410,3 +453,58 @@ def test_one_browser_draws_all_pictures():
         assert struct.unpack(">II", picture[16:24]) == (800, int(height)), name
         assert picture.startswith(b"\x89PNG") and len(picture) < 60_000, name
     assert len(lines) == len(figures()) and browsers == "1"
+
+
+# --- diagrams ------------------------------------------------------------------------------------
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+BOXES = re.compile("[\u2500-\u257f►◄▲▼]")  # characters that drew boxes
+REMOTE = re.compile(r"!\[[^]]*\]\((?!https://(?:colab|mybinder)[^)]*badge)https?:|<img[^>]*https?:")
+
+
+def texts_of(notebook: Path) -> list[str]:
+    """The text cells of a notebook, and its code."""
+    return ["".join(cell["source"]) for cell in json.loads(notebook.read_text("utf8"))["cells"]]
+
+
+@pytest.mark.parametrize("name", diagrams.PICTURES)
+def test_a_pictures_file_is_what_the_code_draws(name):
+    assert (FOLDER / "pictures" / f"{name}.svg").read_text("utf8") == diagrams.drawn(name), (
+        "draw it again: python -m labkit.charts.diagrams"
+    )
+
+
+def test_there_is_no_other_picture():
+    assert {file.stem for file in (FOLDER / "pictures").iterdir()} == set(diagrams.PICTURES)
+
+
+@pytest.mark.parametrize("name", diagrams.PICTURES)
+def test_a_picture_keeps_its_words_large_and_on_its_panel(name):
+    root = ElementTree.fromstring(diagrams.drawn(name))
+    wide, tall = float(root.get("width")), float(root.get("height"))
+    for one in root.iter("{http://www.w3.org/2000/svg}text"):
+        size, x, y = (float(one.get(key)) for key in ("font-size", "x", "y"))
+        room = diagrams.room(one.text, size)
+        left = x - room * {"start": 0, "middle": 0.5, "end": 1}[one.get("text-anchor")]
+        assert size >= 15 and left >= 0 and left + room <= wide and size <= y <= tall - 4, one.text
+    assert "http" not in diagrams.drawn(name).replace("http://www.w3.org/2000/svg", "")
+    assert root[0].text == diagrams.alt(name) and len(diagrams.alt(name)) > 100
+
+
+def test_every_notebook_shows_its_pictures_and_draws_no_boxes():
+    shown = ""
+    for notebook in sorted(FOLDER.glob("*.ipynb")):
+        texts = texts_of(notebook)
+        assert diagrams.markdown(notebook.name[:2]) in "\n".join(texts), notebook.name
+        assert not [text for text in texts if BOXES.search(text)], notebook.name
+        assert not [text for text in texts if REMOTE.search(text)], notebook.name
+        shown += "\n".join(texts)
+    assert [name for name in diagrams.PICTURES if diagrams.markdown(name) not in shown] == []
+
+
+def test_the_checkers_of_pictures_see_what_is_wrong():
+    assert BOXES.search("a ──> b") and BOXES.search("│") and not BOXES.search("a → b — c")
+    assert REMOTE.search("![x](https://example.org/a.png)") and not REMOTE.search("![x](a.png)")
+    assert REMOTE.search('<img src="http://a/b.png">')
+    badge = "https://colab.research.google.com/assets/colab-badge.svg"
+    assert not REMOTE.search(f"![Open in Colab]({badge})")
