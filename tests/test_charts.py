@@ -459,7 +459,7 @@ def test_one_browser_draws_all_pictures():
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 BOXES = re.compile("[\u2500-\u257f►◄▲▼]")  # characters that drew boxes
-REMOTE = re.compile(r"!\[[^]]*\]\((?!https://(?:colab|mybinder)[^)]*badge)https?:|<img[^>]*https?:")
+REMOTE = re.compile(r"!\[[^]]*\]\((?!https://[^)]*badge)https?:|<img[^>]*https?:")
 
 
 def texts_of(notebook: Path) -> list[str]:

@@ -338,14 +338,14 @@ def report_card() -> Picture:
     )
     for i, (who, what, tone) in enumerate(rows):
         y = 16 + i * 62
-        page.line((302, 134), (320, 134), (320, y + 24), (338, y + 24))
-        page.box(344, y, 148, 48, who, tone=tone, size=SMALL)
-        page.words(506, y + 29, what, SMALL)
+        page.line((302, 134), (318, 134), (318, y + 24), (332, y + 24))
+        page.box(338, y, 150, 48, who, tone=tone, size=SMALL)
+        page.words(498, y + 29, what, SMALL)
     page.line((20, 266), (780, 266), tone=RULE, head=False)
     page.box(206, 284, 92, 48, "run folder", tone=BLUE, size=SMALL)
     page.line((302, 308), (338, 308))
     page.box(344, 284, 148, 48, "what it cost", tone=GREY, size=SMALL)
-    page.words(506, 313, "labels · seconds · adapters", SMALL)
+    page.words(498, 313, "labels · seconds · adapters", SMALL)
     return page
 
 
