@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import test_panel_browser
 from test_panel_browser import ROOT, Page, chromium, jupyterlab, rating_cell
 
 FOLDER = ROOT / "notebooks/pictures"
@@ -58,6 +59,7 @@ def side_by_side(browser, shots) -> bytes:
 
 
 def main():
+    test_panel_browser.WAIT = 600_000  # ms: nobody waits for a test here
     said = answers([question for question, _, _ in SCENES.values()], 4)
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -99,7 +99,7 @@ def jupyterlab(folder: Path):
         yield SimpleNamespace(url=url, notebooks=folder / "notebooks", runs=own["LABKIT_RUNS"])
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 @contextlib.contextmanager
