@@ -186,6 +186,7 @@ FUNCTIONS = {
             (lambda shown, place: shown.index(place), "three answers"),
             (lambda shown, place: shown[1 - place], "Nothing was shuffled"),
             (lambda shown, place: shown, "response 0, not"),
+            (lambda shown, place: next(i for i in shown if i > 1), "`next` found nothing"),
         ],
     ),
     "ranked_pairs": (
@@ -205,6 +206,8 @@ FUNCTIONS = {
             ),
             (lambda order: list(itertools.permutations(order, 2)), "holds the 1 pairs"),
             (lambda order: 3, "a list of pairs"),
+            (lambda order: ((a, order[i + 1]) for i, a in enumerate(order)), "a place that the"),
+            (lambda order: [(order[0], order[len(order)])], "about the ranking"),
         ],
     ),
     "cohen": (
@@ -215,6 +218,7 @@ FUNCTIONS = {
             (lambda t: kappa(t, lambda t, n: 1 / len(t)), "margins"),
             (lambda t: kappa(t, lambda t, n: sum((sum(row) / n) ** 2 for row in t)), "both shares"),
             (lambda t: -kappa(t), "has κ = 0.400"),
+            (lambda t: t[2][2] / sum(map(sum, t)), "asked about 2 categories"),
         ],
     ),
     "bradley_terry": (

@@ -1,8 +1,10 @@
 """The rating panel in a real browser: JupyterLab started here, Chromium driven by playwright.
 
-LABKIT_SCREENSHOTS names a folder to keep the pictures in.
+LABKIT_SCREENSHOTS names a folder to keep the pictures in. Those that notebook 05 shows are made by
+panel_pictures.py.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -53,12 +55,11 @@ ANSWERS = (
 )
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+@contextlib.contextmanager
+def jupyterlab(folder: Path):
     """A JupyterLab of its own: no settings, no network, its own runs folder. Its kernels import the
     labkit beside these tests.
     """
-    folder = tmp_path_factory.mktemp("lab")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -88,7 +89,7 @@ def lab(tmp_path_factory):
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        for _ in range(900):  # a busy machine is slow
             try:
                 urllib.request.urlopen(f"{url}/api?token={TOKEN}", timeout=5).close()
                 break
@@ -98,16 +99,17 @@ def lab(tmp_path_factory):
         yield SimpleNamespace(url=url, notebooks=folder / "notebooks", runs=own["LABKIT_RUNS"])
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+@contextlib.contextmanager
+def chromium(folder: Path):
+    """A browser with an empty profile."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
+            folder,
             executable_path=CHROMIUM,
             args=FLAGS,
             headless=True,
@@ -116,6 +118,18 @@ def browser(tmp_path_factory):
         context.set_default_timeout(WAIT)
         yield context
         context.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 class Page:
@@ -163,15 +177,19 @@ class Page:
         self.panel.get_by_text(f"{count} of {of} rated").wait_for()
         time.sleep(0.2)  # a person takes longer, and a panel ignores who is faster
 
+    def picture(self, theme) -> bytes:
+        """The panel as PNG in JupyterLab's theme "Light" or "Dark"."""
+        self.command("apputils:change-theme", theme=f"JupyterLab {theme}")
+        self.page.wait_for_function(
+            f"() => document.body.dataset.jpThemeName === 'JupyterLab {theme}'"
+        )
+        time.sleep(0.5)
+        return self.panel.screenshot()
+
     def pictures(self, name):
         """One in each theme, where somebody asked for them."""
         for theme in ("Dark", "Light") if PICTURES else ():
-            self.command("apputils:change-theme", theme=f"JupyterLab {theme}")
-            self.page.wait_for_function(
-                f"() => document.body.dataset.jpThemeName === 'JupyterLab {theme}'"
-            )
-            time.sleep(0.5)
-            self.panel.screenshot(path=Path(PICTURES, f"{name}-{theme.lower()}.png"))
+            Path(PICTURES, f"{name}-{theme.lower()}.png").write_bytes(self.picture(theme))
 
 
 def rating_cell(items, mode="pair", **options):

@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import ipywidgets as widgets
 import pytest
@@ -419,3 +420,20 @@ def test_without_widgets_it_says_what_to_do(store):
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert bundle["text/plain"] == str(panel) and "simulate" in str(panel)
     assert "0 of 6 rated" in str(panel)
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", panels.QUESTIONS)
+def test_notebook_05_shows_a_local_picture_of_every_panel(mode):
+    """panel_pictures.py makes them."""
+    folder = Path(__file__).parent.parent / "notebooks"
+    name = f"pictures/panel-{mode}.png"
+    picture = (folder / name).read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) < 60_000
+    cells = json.loads((folder / "05_collecting_feedback.ipynb").read_text("utf8"))["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    (alt,) = re.findall(rf"!\[([^\]]+)\]\({re.escape(name)}\)", text)
+    assert f'"{mode}"' in alt and len(alt) > 30
+    assert not re.search(r"!\[[^\]]*\]\(http(?!s://(colab|mybinder))", text)

@@ -1,15 +1,20 @@
-"""The Tang poems: form by rule, a character model trained on the spot, and a taste learned from
-clicks.
+"""The Tang poems: form by rule, a character model trained on the spot, what clicks make of it (a
+taste, or new weights), and the card of a sitting.
 """
 
+import copy
 import gzip
+import json
 import re
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from labkit import LabError, models, runs
 from labkit.data.rows import Pair
+from labkit.feedback.agreement import share
 from labkit.labs import poems
 
 NIGHT = "床前明月光，疑是地上霜。舉頭望明月，低頭思故鄉。"  # 李白, 靜夜思
@@ -213,8 +218,57 @@ def test_what_is_written_can_be_read_and_longer_poems_are_refused(poet):
     (poem,) = poems.write(model, tokenizer, 1)
     hook.remove()
     assert len(poem) == 38 and poems.hidden(model, tokenizer, [poem]).shape == (1, 32)
-    with pytest.raises(LabError, match="39 characters, but this model reads at most 38"):
-        poems.hidden(model, tokenizer, [poem, poem + "人"])
+    for too_long in (poems.hidden, poems.logps):
+        with pytest.raises(LabError, match="39 characters, but this model reads at most 38"):
+            too_long(model, tokenizer, [poem, poem + "人"])
+        with pytest.raises(LabError, match="There is no poem to read"):
+            too_long(model, tokenizer, [])
+
+
+# --- the weights ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.8])
+def test_the_probability_of_a_poem_is_that_of_its_characters_and_its_end(
+    poet, couples, temperature
+):
+    model, tokenizer, _ = poet
+    short, long = couples[0]
+    end = tokenizer.eos_token_id
+    ids = [end, *tokenizer(short)["input_ids"], end]
+    with torch.no_grad():
+        said = (model(torch.tensor([ids])).logits[0] / temperature).log_softmax(-1)
+    by_hand = sum(said[t, ids[t + 1]] for t in range(len(ids) - 1))
+    found = poems.logps(model, tokenizer, [short, long], temperature)  # the short one is padded
+    assert found.shape == (2,) and found.requires_grad
+    assert float(found[0].detach()) == pytest.approx(float(by_hand), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def dpo(poet):
+    """The training loop as notebook 05 shows it."""
+    notebook = Path(__file__).parent.parent / "notebooks/05_collecting_feedback.ipynb"
+    cells = json.loads(notebook.read_text("utf8"))["cells"]
+    (loop,) = (text for c in cells if "def dpo(" in (text := "".join(c["source"])))
+    known = {"poet": poet[0], "characters": poet[1], "poems": poems}
+    exec(loop, known)
+    return known["dpo"]
+
+
+@pytest.mark.parametrize("wants", [5, 7])
+def test_the_loop_of_notebook_05_moves_the_weights_where_the_clicks_point(
+    poet, couples, dpo, wants
+):
+    model, tokenizer, _ = poet
+    before = copy.deepcopy(model.state_dict())
+    policy = dpo([Pair("", *(two if wants == 5 else two[::-1])) for two in couples[:20]])
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    with torch.no_grad():  # of poems that were not clicked: how much likelier each form became
+        five, seven = (
+            poems.logps(policy, tokenizer, list(side)) - poems.logps(model, tokenizer, list(side))
+            for side in zip(*couples[20:60])
+        )
+    assert ((five > seven) == (wants == 5)).float().mean() >= 0.75
 
 
 # --- best of n -----------------------------------------------------------------------------------
@@ -232,3 +286,41 @@ def test_best_of_n_takes_the_best_of_each_group():
 def test_best_of_none_or_of_more_than_there_are(n):
     with pytest.raises(LabError, match="Choose n from 1 to 7"):
         poems.best_of(n, list("abcdefg"), range(7))
+
+
+# --- the card ------------------------------------------------------------------------------------
+
+
+BLIND = share([True] * 17 + [False])
+
+
+def card(blind=BLIND, ties=2, who="yours"):
+    before, after = share([True] * 51 + [False] * 49), share([True] * 93 + [False] * 7)
+    return poems.Card("七言", 40, who, before, after, blind, ties, 1.14, (NIGHT, DAWN))
+
+
+def test_a_card_says_what_came_of_it():
+    assert str(card()) == (
+        "51% → 93% 七言 after 40 clicks of yours; "
+        "blind, the new model preferred in 17 of 18, 2 the same"
+    )
+    assert str(card(share([False] * 3), 0)).endswith("preferred in 0 of 3")
+    assert str(card(None, 0)).endswith("not judged blind yet")
+
+
+@pytest.mark.parametrize("blind, ties", [(BLIND, 2), (None, 0), (None, 20)])
+def test_a_card_is_an_svg_of_the_same_words(blind, ties):
+    bundle = card(blind, ties)._repr_mimebundle_()
+    drawn = ElementTree.fromstring(bundle["image/svg+xml"])
+    said = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert drawn.get("aria-label") == bundle["text/plain"] == str(card(blind, ties))
+    for words in ("51% 七言", "(41% to 61%, n = 100)", "1.1 nats", NIGHT[:6], DAWN[-8:]):
+        assert any(words in one for one in said), words
+    assert any("17 of 18" in one for one in said) == (blind is not None)
+    sizes = [float(text.get("font-size")) for text in drawn.iter() if text.get("font-size")]
+    assert min(sizes) >= 12
+
+
+def test_a_name_on_a_card_is_text():
+    drawn = card(who="<b>me</b> & you").svg()
+    assert "<b>" not in drawn and ElementTree.fromstring(drawn) is not None

@@ -1,5 +1,7 @@
 """The exercises of notebook 05: shuffled sides, a ranking's pairs, agreement beyond chance."""
 
+from collections.abc import Iterator
+
 from labkit.checks.core import NotYet, call, checker, settle
 
 
@@ -16,7 +18,7 @@ def check_sides(function):
         ((2, 0, 1), 0, three),
         ((2, 0, 1), 1, three),
     ):
-        answer, right = call(function, shown, place), shown[place]
+        answer, right = call(function, shown, place, hint=hint), shown[place]
         if not isinstance(answer, int) or answer != right:
             where = f"shown {shown}, clicked at place {place}"
             raise NotYet(f"{where}: that is response {right}, not {answer!r}. {hint}")
@@ -27,8 +29,14 @@ def check_ranked_pairs(function):
     """function(order) → all (better, worse) pairs of a ranking, in any order; order holds indices
     of responses, best first.
     """
+
+    def listed(order):
+        """A generator runs here, where whatever it raises becomes a hint."""
+        answer = function(order)
+        return list(answer) if isinstance(answer, Iterator) else answer
+
     for order in ([1, 0], [2, 0, 1], [3, 1, 0, 2]):
-        answer = call(function, order)
+        answer = call(listed, order, hint=f"It was asked about the ranking {order}, best first.")
         try:
             found = sorted(tuple(int(i) for i in pair) for pair in answer)
         except (TypeError, ValueError, RuntimeError):
@@ -66,7 +74,8 @@ def check_cohen(function):
         observed = sum(table[i][i] for i in range(k)) / n
         expected = sum(r * c for r, c in zip(rows, columns))
 
-        right, answer = beyond(observed, expected), call(function, table)
+        hint = f"It was asked about {k} categories, the table {table}."
+        right, answer = beyond(observed, expected), call(function, table, hint=hint)
         mistakes = (
             (observed, "this is the share on which they agree; take off what chance would give."),
             (observed - expected, "divide by what was left to gain over chance: 1 − expected."),

@@ -1,15 +1,17 @@
-"""Hard to write, easy to judge: a character model of Tang quatrains, trained on the spot, and a
-taste learned from clicks.
+"""Hard to write, easy to judge: a character model of Tang quatrains, trained on the spot, and what
+clicks make of it.
 
 The lecture's user asks for a 七言絕句 (four lines of seven characters) and gets 五言 (five). The
 model here writes both forms, as it read them, and is never told which is which. Somebody clicks on
-the poem that pleases; a taste learns from the clicks; best-of-n obeys it.
+the poem that pleases. Two ways to obey the clicks: a taste learns from them, and best-of-n picks by
+it; or DPO changes the model's weights (the loop stands in notebook 05; `logps` is what it needs).
 
 Simplified: nobody can ask this model for anything, it only writes on; and the taste is one linear
 layer on the frozen model's hidden state, where notebook 06 trains an adapter as well. Not
-simplified: both losses, and that the taste knows nothing but the clicks.
+simplified: the losses, and that taste and DPO know nothing but the clicks.
 """
 
+import html
 import random
 import re
 from collections import Counter
@@ -18,11 +20,13 @@ from dataclasses import dataclass
 import torch
 
 from labkit import LabError, config, data, models, runs
+from labkit.charts import look
 from labkit.data import chat
 from labkit.maths import logprobs, losses
 from labkit.stages import pretrain
 
 FEWEST = 10  # clicks from which a taste is learned
+TEMPERATURE = 0.8  # at which poems are written, and at which their probability is read
 
 
 def settings(**changes) -> config.Pretrain:
@@ -142,9 +146,9 @@ def new_model(cfg, tokenizer):
 
 
 @torch.no_grad()
-def write(model, tokenizer, n: int, seed: int = 0, temperature: float = 0.8) -> list[str]:
+def write(model, tokenizer, n: int, seed: int = 0, temperature=TEMPERATURE) -> list[str]:
     """`n` poems; the same seed gives the same ones on the same machine. The model has context
-    positions, and the [END] before and after a poem take one each, so that `hidden` can read
+    positions, and the [END] before and after a poem take one each, so that `read` can take in
     whatever is written here. Raises LabError for n < 1.
     """
     if n < 1:
@@ -167,6 +171,33 @@ def write(model, tokenizer, n: int, seed: int = 0, temperature: float = 0.8) -> 
 def longest(model) -> int:
     """Characters of the longest poem that has a position for each of them and for both [END]s."""
     return model.config.max_position_embeddings - 2
+
+
+def read(model, tokenizer, poems: list[str]):
+    """(ids (N, T), attention_mask (N, T)): a poem a row, [END] before and after it. Raises LabError
+    for no poems, and for a poem that is longer than the model can read.
+    """
+    if not poems:
+        raise LabError("There is no poem to read: the list is empty.")
+    end, rows = tokenizer.eos_token_id, tokenizer(list(poems))["input_ids"]
+    for poem, row in zip(poems, rows):
+        if len(row) > longest(model):
+            raise LabError(
+                f'The poem "{poem[:8]}…" has {len(row)} characters, but this model reads at most'
+                f" {longest(model)}. Leave it out, or train with a larger context."
+            )
+    ids, attention_mask = chat.pad([[end, *row, end] for row in rows], tokenizer.pad_token_id)
+    return ids.to(model.device), attention_mask.to(model.device)
+
+
+def logps(model, tokenizer, poems: list[str], temperature=TEMPERATURE) -> torch.Tensor:
+    """(N,): log-probability (nats) of each poem and of the [END] after it, as `write` samples. With
+    gradient.
+    """
+    ids, attention_mask = read(model, tokenizer, poems)
+    logits = model(input_ids=ids, attention_mask=attention_mask).logits
+    found = logprobs.response_logprobs(logits, ids, temperature)
+    return logprobs.masked_sum(found, logprobs.shift_mask(attention_mask), dim=1)
 
 
 # --- the taste that chooses ----------------------------------------------------------------------
@@ -197,17 +228,10 @@ class Reader:
 @torch.no_grad()
 def hidden(model, tokenizer, poems: list[str]) -> torch.Tensor:
     """(N, d): the frozen model's hidden state at the [END] after each poem, where it has read all
-    of it. Raises LabError for a poem that is longer than the model can read.
+    of it. Raises LabError as `read` does.
     """
-    end, rows = tokenizer.eos_token_id, tokenizer(poems)["input_ids"]
-    for poem, row in zip(poems, rows):
-        if len(row) > longest(model):
-            raise LabError(
-                f'The poem "{poem[:8]}…" has {len(row)} characters, but this model reads at most'
-                f" {longest(model)}. Leave it out, or train with a larger context."
-            )
-    ids, attention_mask = chat.pad([[end, *row, end] for row in rows], tokenizer.pad_token_id)
-    states = models.hidden_states(model, ids.to(model.device), attention_mask.to(model.device))
+    ids, attention_mask = read(model, tokenizer, poems)
+    states = models.hidden_states(model, ids, attention_mask)
     return states[torch.arange(len(poems)), logprobs.last_index(attention_mask)]
 
 
@@ -252,3 +276,92 @@ def best_of(n: int, poems: list[str], scores) -> list[str]:
         poems[max(range(i, i + n), key=lambda k: float(scores[k]))]
         for i in range(0, len(poems) - n + 1, n)
     ]
+
+
+# --- what came of it -----------------------------------------------------------------------------
+
+
+@dataclass
+class Card:
+    """One sitting on one page: an SVG with a sentence beside it (str), as charts have.
+
+    form: "七言" or "五言". before, after, blind: agreement.share's {"value", "low", "high", "n"} of
+    the poems in that form and of the blind pairs in which the new model was preferred (None:
+    nobody has judged yet); ties: blind pairs that were judged the same. poems: one by each model.
+    who: whose clicks. kl: nats a poem.
+    """
+
+    form: str
+    clicks: int
+    who: str
+    before: dict
+    after: dict
+    blind: dict | None
+    ties: int
+    kl: float
+    poems: tuple[str, str]
+
+    def __str__(self):
+        return f"{self._moved()}; {self._preferred()}"
+
+    def _moved(self) -> str:
+        before, after = (f"{figure['value']:.0%}" for figure in (self.before, self.after))
+        return f"{before} → {after} {self.form} after {self.clicks} clicks of {self.who}"
+
+    def _preferred(self) -> str:
+        if not self.blind:
+            return "not judged blind yet"
+        won, n = round(self.blind["value"] * self.blind["n"]), self.blind["n"]
+        ties = f", {self.ties} the same" if self.ties else ""
+        return f"blind, the new model preferred in {won} of {n}{ties}"
+
+    def _repr_mimebundle_(self, **kwargs):
+        return {"image/svg+xml": self.svg(), "text/plain": str(self)}
+
+    def svg(self) -> str:
+        """760 × 400, on paper of its own: it reads alike in a light and a dark theme."""
+        parts = [
+            _words(32, 46, self._moved(), size=21, weight=700),
+            _words(32, 72, f"DPO on the weights; KL to the old model {self.kl:.1f} nats a poem"),
+        ]
+        models_ = (("before", self.before, look.GREY), ("after", self.after, look.COLOURS[0]))
+        for y, (name, figure, colour) in zip((98, 138), models_):
+            share, low, high = (figure[key] for key in ("value", "low", "high"))
+            said = f"{share:.0%} {self.form}  ({low:.0%} to {high:.0%}, n = {figure['n']})"
+            parts += [
+                _words(32, y + 21, name, colour=colour, weight=700),
+                _box(110, y, 360, 30, look.RULE),
+                _box(110, y, 360 * share, 30, colour),
+                _box(110 + 360 * low, y + 14, 360 * (high - low), 2, look.INK),
+                _words(486, y + 21, said),
+            ]
+        parts.append(_words(32, 206, self._preferred(), weight=700))
+        if self.blind:
+            low, high, n = (self.blind[key] for key in ("low", "high", "n"))
+            won, between = round(self.blind["value"] * n), f"{low:.0%} to {high:.0%}, n = {n}"
+            parts.append(_words(728, 206, f"({between} without ties)", anchor="end"))
+            squares = [look.COLOURS[0]] * won + [look.RULE] * self.ties
+            squares += [look.GREY] * (n - won)
+            wide = min(34.8, 696 / len(squares))
+            parts += [_box(32 + wide * i, 220, wide - 5, 24, c) for i, c in enumerate(squares)]
+        for x, (name, _, colour), poem in zip((32, 392), models_, self.poems):
+            parts.append(_words(x, 282, f"{name}, one poem", colour=colour, weight=700))
+            lines = [line for line in re.split(r"(?<=[，。！？；])", poem) if line][:4]
+            parts += [_words(x, 310 + 24 * i, line, size=18) for i, line in enumerate(lines)]
+        return (
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 400" width="760"'
+            f' style="max-width:100%;height:auto" role="img" aria-label="{look.text(self)}"'
+            f' font-family="{html.escape(look.FONT)}">'
+            f'<rect x="1" y="1" width="758" height="398" rx="14" fill="{look.PAPER}"'
+            f' stroke="{look.AXIS}"/>{"".join(parts)}</svg>'
+        )
+
+
+def _words(x, y, words, size=14, colour=look.INK, weight=400, anchor="start") -> str:
+    style = f'font-size="{size}" font-weight="{weight}" fill="{colour}" text-anchor="{anchor}"'
+    return f'<text x="{x:g}" y="{y:g}" {style}>{look.text(words)}</text>'
+
+
+def _box(x, y, wide, tall, colour) -> str:
+    place = f'x="{x:.1f}" y="{y:g}" width="{max(wide, 0):.1f}" height="{tall:g}"'
+    return f'<rect {place} rx="{min(4, tall / 2):g}" fill="{colour}"/>'
