@@ -22,17 +22,20 @@ def check_temperature_of(function):
     for right in (2.0, 1.0, 0.5):
         target = entropy(logits, right)
         answer = call(function, logits, target)
-        mistakes = [(1 / right, "the logits are divided by a temperature, not multiplied by it.")]
-        for scale, hint in (
-            (len(logits), "the entropies of the rows are added up here; take their mean."),
-            (1 / math.log(2), "this is right for bits (log2); entropy in nats takes log."),
-        ):
-            mistakes.append((solved_by(logits, target / scale), hint))
+        summed = solved_by(logits, target / len(logits))
+        bits = solved_by(logits, target * math.log(2))
+        mistakes = (
+            (1 / right, "the logits are divided by a temperature, not multiplied by it."),
+            (summed, "the entropies of the rows are added up here; take their mean."),
+            (bits, "this is right for bits (log2); entropy in nats takes log."),
+        )
         if close(answer, right, tolerance=1e-2):
             continue
         reached = f"{shown(float(answer))}, where it is {there(logits, float(answer))}"
-        wanted = f"the entropy should be {target:.3f} nats"
-        wrong = f"{wanted}, which it is at {right}. Yours: {reached}. More heat, more entropy."
+        wrong = (
+            f"the entropy should be {target:.3f} nats, which it is at {right}. Yours: {reached}."
+            " A higher temperature gives more entropy."
+        )
         settle(answer, right, mistakes, wrong, tolerance=1e-2)
 
 
