@@ -102,17 +102,18 @@ def smoothed(margin, error):
     return (1 - error) * softplus(-margin) + error * softplus(margin)
 
 
-def win_rate(ours, theirs, tie=0.5):
-    return fmean(1.0 if a > b else tie if a == b else 0.0 for a, b in zip(ours, theirs))
+def temperature_of(logits, target, spread=lambda p: -(p * p.log()).sum(-1).mean(), heat=1):
+    """By bisection; heat = −1 takes a temperature for its inverse."""
+    low, high = 0.05, 5.0
+    for _ in range(30):
+        middle = (low * high) ** 0.5
+        less = spread(torch.softmax(logits / middle**heat, -1)) < target
+        low, high = (middle, high) if less == (heat > 0) else (low, middle)
+    return middle
 
 
-def without_ties(ours, theirs):
-    pairs = list(zip(ours, theirs))
-    return sum(a > b for a, b in pairs) / sum(a != b for a, b in pairs)
-
-
-def response_kl(logprobs, ref, mask):
-    return (logprobs - ref).where(mask.bool(), 0.0).sum(1).mean()
+def in_bits(p):
+    return -(p * p.log2()).sum(-1).mean()
 
 
 def wilson(wins, n, z=1.96):
@@ -356,27 +357,14 @@ FUNCTIONS = {
             (lambda margin, error: smoothed(-margin, error), "never errs"),
         ],
     ),
-    "win_rate": (
-        [win_rate],
+    "temperature_of": (
+        [temperature_of],
         [
-            (lambda ours, theirs: win_rate(ours, theirs, tie=0), "loses against itself"),
-            (lambda ours, theirs: win_rate(ours, theirs, tie=1), "beats itself"),
-            (lambda ours, theirs: win_rate(theirs, ours), "ours comes first"),
-            (lambda ours, theirs: win_rate(ours, theirs) * len(ours), "number of points"),
-            (without_ties, "left out"),
-            (lambda ours, theirs: 0.625, "a model against itself"),
-        ],
-    ),
-    "response_kl": (
-        [response_kl],
-        [
-            (lambda p, q, m: -response_kl(p, q, m), "direction"),
-            (lambda p, q, m: (p - q)[m.bool()].mean(), "per token"),
-            (lambda p, q, m: ((p - q) * m).sum(1).div(m.sum(1)).mean(), "response has its mean"),
-            (lambda p, q, m: (p - q).sum(1).mean(), "use the mask"),
-            (lambda p, q, m: ((p - q) * m).sum(), "divide by their number"),
-            (lambda p, q, m: ((p - q) * m).sum(1), "shape"),
-            (lambda p, q, m: ((p - q) * m).sum(1).mean(), "Select with the mask"),
+            (lambda z, h: temperature_of(z, h, heat=-1), "divided by a temperature"),
+            (lambda z, h: temperature_of(z, h, lambda p: -(p * p.log()).sum()), "take their mean"),
+            (lambda z, h: temperature_of(z, h, in_bits), "bits"),
+            (lambda z, h: 0.05, r"should be 1.189 nats, which it is at 2.0. Yours: 0.05, where"),
+            (lambda z, h: -1.0, "not defined"),
         ],
     ),
     "wilson": (

@@ -12,7 +12,7 @@ from labkit.checks.instruction_tuning import check_merged, check_response_mask
 from labkit.checks.overoptimization import check_cautious, check_expected_best, check_stop
 from labkit.checks.ppo import check_clipped_objective, check_gae, check_k3
 from labkit.checks.pretraining import check_bits_per_character, check_next_token_loss
-from labkit.checks.report_card import check_response_kl, check_wilson, check_win_rate
+from labkit.checks.report_card import check_temperature_of, check_wilson
 from labkit.checks.reward_model import check_best_of_n, check_best_of_n_kl, check_bradley_terry
 from labkit.checks.start_here import check_answer, check_guesses
 
@@ -35,11 +35,10 @@ __all__ = [
     "check_prediction",
     "check_push",
     "check_ranked_pairs",
-    "check_response_kl",
     "check_response_mask",
     "check_sides",
     "check_smoothed_dpo",
     "check_stop",
+    "check_temperature_of",
     "check_wilson",
-    "check_win_rate",
 ]

@@ -1,60 +1,56 @@
-"""The exercises of notebook 14: a win rate, a KL from samples, and Wilson's interval."""
+"""The exercises of notebook 14: Wilson's interval, and the temperature of equal entropy."""
 
 import math
 
 import torch
 
-from labkit.checks.core import NotYet, call, checker, hold_masked, settle
+from labkit.checks.core import NotYet, call, checker, close, settle, shown
 
 
-@checker("half a point for a tie, so that a model against itself wins exactly half.")
-def check_win_rate(function):
-    """function(ours, theirs: lists of gold totals) → the share of the prompts that ours wins; a tie
-    counts half.
+def entropy(logits, temperature) -> float:
+    """Mean entropy in nats of softmax(logits (N, V) / temperature) over the N rows."""
+    logprobs = torch.log_softmax(logits.double() / temperature, -1)
+    return -(logprobs.exp() * logprobs).sum(-1).mean().item()
+
+
+@checker("this is the control's temperature: as decided as the method, and nothing learned.")
+def check_temperature_of(function):
+    """function(logits (N, V), target) → the temperature between 0.05 and 5 at which the mean
+    entropy of softmax(logits / temperature) over the N rows is `target` nats.
     """
-    for ours, theirs, what in (
-        ([1.0, 0.5, 1.0, -1.0], [1.0, 0.0, 0.5, 0.5], "two wins, one tie, one loss"),
-        ([0.5, 0.5], [0.5, 0.5], "a model against itself"),
-        ([1.0], [-1.0], "one prompt, won"),
-        ([-1.0, -1.0], [1.0, -0.5], "both lost"),
-    ):
-        answer, n = call(function, ours, theirs), len(ours)
-        wins = sum(a > b for a, b in zip(ours, theirs))
-        ties = sum(a == b for a, b in zip(ours, theirs))
-        right = (wins + ties / 2) / n
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0], [3.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, -4.0]])
+    for right in (2.0, 1.0, 0.5):
+        target = entropy(logits, right)
+        answer = call(function, logits, target)
+        summed = solved_by(logits, target / len(logits))
+        bits = solved_by(logits, target * math.log(2))
         mistakes = (
-            (wins / n, "a tie counts nothing: a model loses against itself; give it half a point."),
-            ((wins + ties) / n, "a tie counts as a win: a model beats itself; give it half."),
-            (1 - right, "this is the rate of the others: ours comes first."),
-            (wins + ties / 2, "this is the number of points; divide it by the number of prompts."),
-            (wins / max(1, n - ties), "ties are left out here; keep them, with half a point each."),
+            (1 / right, "the logits are divided by a temperature, not multiplied by it."),
+            (summed, "the entropies of the rows are added up here; take their mean."),
+            (bits, "this is right for bits (log2); entropy in nats takes log."),
         )
-        wrong = f"{ours} against {theirs} ({what}) should be {right}, not {answer}."
-        settle(answer, right, mistakes, wrong)
+        if close(answer, right, tolerance=1e-2):
+            continue
+        reached = f"{shown(float(answer))}, where it is {there(logits, float(answer))}"
+        wrong = (
+            f"the entropy should be {target:.3f} nats, which it is at {right}. Yours: {reached}."
+            " A higher temperature gives more entropy."
+        )
+        settle(answer, right, mistakes, wrong, tolerance=1e-2)
 
 
-@checker("this is how far a policy moved, in nats per response.")
-def check_response_kl(function):
-    """function(logprobs (B, T), ref_logprobs (B, T), response_mask (B, T)) → the mean over the
-    responses of Σ_t log π − log π_ref over their tokens: an estimate of KL(π ‖ π_ref) from samples
-    of π.
-    """
-    logprobs = torch.tensor([[-5.0, -1.0, -2.0, -9.0], [-7.0, -8.0, -4.0, -1.0]])
-    ref = torch.tensor([[-1.0, -3.0, -2.5, -3.0], [-2.0, -3.0, -6.0, -2.0]])
-    mask = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]])
-    everywhere = (logprobs - ref).sum(1).mean()
-    absolute = (logprobs - ref).abs().where(mask.bool(), 0.0).sum(1).mean()
-    right = (2 + 0.5 + 1) / 2  # two responses, of two tokens and of one
-    mistakes = (
-        (-right, "the direction is turned: the policy that spoke comes first, log π − log π_ref."),
-        (3.5 / 3, "this is per token; sum over each response, then take the mean of those."),
-        ((1.25 + 1) / 2, "each response has its mean here; take the sum over its tokens instead."),
-        (3.5, "this is the sum over all responses; divide by their number."),
-        (everywhere, "prompt and padding are counted too; use the mask."),
-        (absolute, "these are absolute differences; positive and negative ones must cancel."),
-    )
-    settle(call(function, logprobs, ref, mask), right, mistakes)
-    hold_masked(function, right, logprobs, ref, mask)
+def solved_by(logits, target) -> float:
+    """The temperature at which `entropy` is `target`."""
+    low, high = 0.05, 5.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if entropy(logits, middle) < target else (low, middle)
+    return (low + high) / 2
+
+
+def there(logits, temperature: float) -> str:
+    """The entropy at a learner's temperature, in words where it has none."""
+    return f"{entropy(logits, temperature):.3f}" if temperature > 0 else "not defined"
 
 
 @checker("ten out of ten is not yet certainty.")
