@@ -119,7 +119,7 @@ def test_scores_are_in_standard_deviations_of_the_sft_policy(sft_run, pairs, mon
     monkeypatch.setattr(models.Head, "normalise", normalise)
     monkeypatch.setattr(rollout, "answer", answer)
     made = data.load_pairs(pairs, 12)
-    monkeypatch.setattr(rollout, "preference_pairs", lambda *_: made)
+    monkeypatch.setattr(rollout, "preference_pairs", lambda *_, seen: made)
     cfg = config.Reward(
         **SMALL, policy="sft-cities", data="atlas" if own else pairs, examples=12, batch_size=8
     )
@@ -217,7 +217,8 @@ def test_atlas_pairs_come_from_the_sft_policy(sft_run, monkeypatch):
     """data="atlas": the stage asks labkit.rollout for pairs, with the SFT policy active."""
     asked = {}
 
-    def preference_pairs(model, tokenizer, cfg, n):
+    def preference_pairs(model, tokenizer, cfg, n, seen):
+        seen.update(compared=n + 3, same=3)
         ids = torch.tensor([chat.encode_prompt(tokenizer, "What is the capital of France? 3")])
         with torch.no_grad():
             asked.update(n=n, ids=ids, logits=model(input_ids=ids).logits)
@@ -227,12 +228,22 @@ def test_atlas_pairs_come_from_the_sft_policy(sft_run, monkeypatch):
     cfg = config.Reward(**SMALL, policy="sft-cities", examples=20, batch_size=8)
     with runs.start("reward", cfg) as run:
         reward.train(cfg, run)
-    policy = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "policy")
+    model, tokenizer = models.load_base("tiny-base")
+    policy = models.load_adapter(model, sft_run, "policy")
     with torch.no_grad():
         assert asked["n"] == 20 and torch.equal(
             asked["logits"], policy(input_ids=asked["ids"]).logits
         )
-    assert run.evaluation["pairs"] + run.evaluation["held_out"] == 20
+    found = run.evaluation
+    assert found["pairs"] + found["held_out"] == 20
+    assert (found["compared"], found["ties"]) == (23, 3)
+
+    # The same pairs for a stage of the same policy, and what was counted of them.
+    again, counted = preferences.load_preferences(
+        config.Dpo(**SMALL, examples=8), model, tokenizer, sft_run
+    )
+    assert again == data.load_pairs(run.path / preferences.PAIRS)[:8]
+    assert counted == {"compared": 23, "ties": 3}
 
 
 def test_split_keeps_prompts_apart(tokenizer, pairs):

@@ -92,18 +92,18 @@ def rewards(model, head, ids, attention_mask, adapter: str = "reward"):
 
 class RewardModel(nn.Module):
     """Adapter and head in the shape that TRL's RewardTrainer trains: logits (B, 1). No second base
-    is loaded for it.
+    is loaded for it. passes: models.forward(model, "reward"), how the adapter is run.
     """
 
-    def __init__(self, model, head):
+    def __init__(self, model, head, passes):
         super().__init__()
-        self.model, self.head = model, head
+        self.model, self.head, self.passes = model, head, passes
         model.config.num_labels = 1
         compat.trainable_by_trl(self, model)
 
     def forward(self, input_ids, attention_mask, use_cache=False):
         from transformers.modeling_outputs import SequenceClassifierOutput
 
-        return SequenceClassifierOutput(
-            logits=rewards(self.model, self.head, input_ids, attention_mask).unsqueeze(-1)
-        )
+        self.passes.refresh()  # each call comes after a step
+        hidden = self.passes.hidden_at(input_ids, attention_mask, last_places(attention_mask))
+        return SequenceClassifierOutput(logits=self.head(hidden).unsqueeze(-1))
