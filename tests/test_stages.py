@@ -101,6 +101,23 @@ def test_reward_learns_what_the_rater_likes(sft_run, pairs):
     assert (chosen - rejected).mean().item() == pytest.approx(found["margin"], abs=1e-3)
 
 
+def test_the_reward_model_scores_alike_in_training_and_after(sft_run, monkeypatch):
+    """Rows of like length share a pass and come back in their order, with a gradient to all."""
+    monkeypatch.setattr(models.scoring, "LIKE_LENGTH", 4)
+    model, tokenizer = models.load_base("tiny-base")
+    model = models.load_adapter(model, sft_run, "reward", trainable=True)
+    head = models.Head(64)
+    texts = [("Gold?", "metal " * (1 + 7 * i % 11)) for i in range(11)]
+    rows = [chat.encode(tokenizer, *both)[0] for both in texts]
+    ids, mask = chat.pad(rows, tokenizer.pad_token_id)
+    assert len(set(mask.sum(1).tolist())) == 11
+    found = models.RewardModel(model, head, models.forward(model, "reward"))(ids, mask).logits
+    assert torch.allclose(found, models.rewards(model, head, ids, mask).unsqueeze(-1), atol=1e-4)
+    found.sum().backward()
+    weights = models.adapter_parameters(model, "reward")
+    assert all(weight.grad is not None for weight in weights)
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_scores_are_in_standard_deviations_of_the_sft_policy(sft_run, pairs, monkeypatch, own):
     """Somebody else's pairs are not its answers: it is asked for some. The atlas's pairs are."""

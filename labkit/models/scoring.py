@@ -8,6 +8,8 @@ from labkit.maths.logprobs import last_places, position_ids
 from labkit.models.adapters import using
 from labkit.models.base import HEAD
 
+LIKE_LENGTH = 16  # sequences a pass of RewardModel, the shortest first
+
 
 class Head(nn.Module):
     """hidden (B, d) → score (B,), normalised: (weight · hidden − mean) / std. weight is (1, d),
@@ -105,5 +107,11 @@ class RewardModel(nn.Module):
         from transformers.modeling_outputs import SequenceClassifierOutput
 
         self.passes.refresh()  # each call comes after a step
-        hidden = self.passes.hidden_at(input_ids, attention_mask, last_places(attention_mask))
-        return SequenceClassifierOutput(logits=self.head(hidden).unsqueeze(-1))
+        length, scores = attention_mask.sum(1), []
+        order = length.argsort(stable=True)
+        for rows in order.split(LIKE_LENGTH):  # in a mixed batch half of the columns are padding
+            width = int(length[rows].max())
+            ids, mask = input_ids[rows, :width], attention_mask[rows, :width]
+            scores.append(self.head(self.passes.hidden_at(ids, mask, last_places(mask))))
+        scores = torch.cat(scores)[order.argsort()]
+        return SequenceClassifierOutput(logits=scores.unsqueeze(-1))
