@@ -89,15 +89,6 @@ def expected_best(scores, gold, n, key=None):
     return picks / math.comb(len(order), n)
 
 
-def optimal(reference, rewards, beta):
-    weights = [p * math.exp((r - max(rewards)) / beta) for p, r in zip(reference, rewards)]
-    return [w / sum(weights) for w in weights]
-
-
-def tilted(reference, rewards, beta=1.0):
-    return [p * math.exp(r / beta) for p, r in zip(reference, rewards)]
-
-
 def smoothed(margin, error):
     return (1 - error) * softplus(-margin) + error * softplus(margin)
 
@@ -233,14 +224,6 @@ FUNCTIONS = {
             (lambda chosen, rejected: 1 / (1 + math.exp(rejected - chosen)), "log 2"),
         ],
     ),
-    "best_of_n": (
-        [lambda answers, score: max(answers, key=score)],
-        [
-            (lambda answers, score: min(answers, key=score), "highest score"),
-            (lambda answers, score: min(answers, key=len), "ask `score`"),
-            (lambda answers, score: max(map(score, answers)), "answer itself"),
-        ],
-    ),
     "best_of_n_kl": (
         [best_of_n_kl],
         [
@@ -325,22 +308,6 @@ FUNCTIONS = {
             (lambda s, w: fmean(s) + w * pvariance(s), "The mean is 2"),
             (lambda s, w: min(s), "weight 0"),
             (lambda s, w: sum(s), "weight 0"),
-        ],
-    ),
-    "optimal_policy": (
-        [optimal],
-        [
-            (tilted, "no reason"),
-            (lambda ref, r, beta: optimal([1 / len(r)] * len(r), r, beta), "no reason"),
-            (lambda ref, r, beta: optimal(ref, r, 1 / beta), r"reference · exp"),
-            (
-                lambda ref, r, beta: [w / sum(tilted(ref, r)) for w in tilted(ref, r)],
-                r"reference · exp\(reward / β\)",
-            ),
-            (
-                lambda ref, r, b: [w / sum(tilted(ref, r, b)) for w in tilted(ref, r, b)],
-                r"OverflowError: a number became too large.*exp\(1000\)",
-            ),
         ],
     ),
     "push": (
@@ -459,7 +426,31 @@ def test_what_is_unfinished_broken_or_nonsense_is_refused(name, capsys):
 
 
 def test_every_checker_has_its_cases():
-    assert {f"check_{name}" for name in CASES} == set(checks.__all__)
+    assert {f"check_{name}" for name in CASES} | {"check_prediction"} == set(checks.__all__)
+
+
+def test_a_guess_comes_before_its_experiment(capsys):
+    """Nothing runs without a guess; the figures are printed; a wrong guess is told what came."""
+    ran = []
+
+    def experiment():
+        ran.append(1)
+        return {"few": 0.7, "many": 0.8}
+
+    def said(*arguments):
+        return checks.check_prediction(*arguments), capsys.readouterr().out
+
+    for guess in (..., "most"):
+        right, text = said(guess, ["few", "many"], experiment)
+        assert right is False and "first your guess" in text and not ran
+    right, text = said("many", ["few", "many"], experiment)
+    assert right is True and "measured: few 0.7, many 0.8" in text and ran == [1]
+    right, text = said("few", ["few", "many"], experiment)
+    assert right is False and "you said 'few', and it is 'many'" in text
+    right, text = said("few", ["few", "many"], lambda: {"few": 1})
+    assert right is False and "a figure for each" in text
+    right, text = said("few", ["few", "many"], lambda: 1 / 0)
+    assert right is False and "ZeroDivisionError" in text
 
 
 def test_a_checkers_help_says_what_is_wanted():

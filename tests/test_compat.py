@@ -128,7 +128,7 @@ def test_trl_s_dpo_takes_ids(adapted, tmp_path):
 def test_trl_still_asks_a_wrapped_model_for_these(adapted, tmp_path):
     model, tokenizer = adapted
     row = {"chosen_ids": [2, 30, 3], "rejected_ids": [2, 31, 3]}
-    wrapped = models.RewardModel(model, models.Head(64))
+    wrapped = models.RewardModel(model, models.Head(64), passes=None)
     kind, given = trainer("Reward", wrapped, tokenizer, row, tmp_path)
     kind(**given)
     del wrapped.add_model_tags

@@ -1,6 +1,7 @@
 """Sampling: from the model itself, truncated at the first EOS, the same whatever the padding."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -274,6 +275,33 @@ def test_preference_pairs(policy, monkeypatch):
     for pair in found:
         assert {pair.chosen, pair.rejected} <= set(kinds[1:]) and pair.rater == "brief"
         assert rater.utility(pair.prompt, pair.chosen) > rater.utility(pair.prompt, pair.rejected)
+
+
+def test_ties_are_on_neither_side_and_counted():
+    """What the rater is not shown, what he cannot tell apart, and what he can."""
+
+    class Brief:
+        name = "brief"
+
+        def compare(self, prompt, a, b):
+            assert a.strip() and b.strip() and a.strip() != b.strip()
+            x, y = len(a.split()), len(b.split())
+            return "same" if x == y else "a" if x < y else "b"
+
+    rater = Brief()
+    a = ["Rome.", "Rome.", "", "It may be Rome.", "I think Rome."]
+    b = ["Paris.", " Rome. ", "Rome.", "Rome.", "It may be Rome."]
+    prompts = ["What is the capital of Italy?"] * 5
+    seen = Counter(compared=10)
+    found = rollout.told_apart(prompts, a, b, rater, seen)
+    assert (seen["compared"], seen["same"]) == (13, 1)
+    assert [(pair.chosen, pair.rejected) for pair in found] == [
+        ("Rome.", "It may be Rome."),
+        ("I think Rome.", "It may be Rome."),
+    ]
+    assert found == rollout.told_apart(prompts, b, a, rater)  # whichever side they stand on
+    with pytest.raises(ValueError):
+        rollout.told_apart(prompts, a, b[:4], rater)
 
 
 def test_a_policy_with_one_answer_gives_no_pairs(policy, monkeypatch):

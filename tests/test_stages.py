@@ -101,6 +101,23 @@ def test_reward_learns_what_the_rater_likes(sft_run, pairs):
     assert (chosen - rejected).mean().item() == pytest.approx(found["margin"], abs=1e-3)
 
 
+def test_the_reward_model_scores_alike_in_training_and_after(sft_run, monkeypatch):
+    """Rows of like length share a pass and come back in their order, with a gradient to all."""
+    monkeypatch.setattr(models.scoring, "LIKE_LENGTH", 4)
+    model, tokenizer = models.load_base("tiny-base")
+    model = models.load_adapter(model, sft_run, "reward", trainable=True)
+    head = models.Head(64)
+    texts = [("Gold?", "metal " * (1 + 7 * i % 11)) for i in range(11)]
+    rows = [chat.encode(tokenizer, *both)[0] for both in texts]
+    ids, mask = chat.pad(rows, tokenizer.pad_token_id)
+    assert len(set(mask.sum(1).tolist())) == 11
+    found = models.RewardModel(model, head, models.forward(model, "reward"))(ids, mask).logits
+    assert torch.allclose(found, models.rewards(model, head, ids, mask).unsqueeze(-1), atol=1e-4)
+    found.sum().backward()
+    weights = models.adapter_parameters(model, "reward")
+    assert all(weight.grad is not None for weight in weights)
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_scores_are_in_standard_deviations_of_the_sft_policy(sft_run, pairs, monkeypatch, own):
     """Somebody else's pairs are not its answers: it is asked for some. The atlas's pairs are."""
@@ -119,7 +136,7 @@ def test_scores_are_in_standard_deviations_of_the_sft_policy(sft_run, pairs, mon
     monkeypatch.setattr(models.Head, "normalise", normalise)
     monkeypatch.setattr(rollout, "answer", answer)
     made = data.load_pairs(pairs, 12)
-    monkeypatch.setattr(rollout, "preference_pairs", lambda *_: made)
+    monkeypatch.setattr(rollout, "preference_pairs", lambda *_, seen: made)
     cfg = config.Reward(
         **SMALL, policy="sft-cities", data="atlas" if own else pairs, examples=12, batch_size=8
     )
@@ -217,7 +234,8 @@ def test_atlas_pairs_come_from_the_sft_policy(sft_run, monkeypatch):
     """data="atlas": the stage asks labkit.rollout for pairs, with the SFT policy active."""
     asked = {}
 
-    def preference_pairs(model, tokenizer, cfg, n):
+    def preference_pairs(model, tokenizer, cfg, n, seen):
+        seen.update(compared=n + 3, same=3)
         ids = torch.tensor([chat.encode_prompt(tokenizer, "What is the capital of France? 3")])
         with torch.no_grad():
             asked.update(n=n, ids=ids, logits=model(input_ids=ids).logits)
@@ -227,12 +245,22 @@ def test_atlas_pairs_come_from_the_sft_policy(sft_run, monkeypatch):
     cfg = config.Reward(**SMALL, policy="sft-cities", examples=20, batch_size=8)
     with runs.start("reward", cfg) as run:
         reward.train(cfg, run)
-    policy = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "policy")
+    model, tokenizer = models.load_base("tiny-base")
+    policy = models.load_adapter(model, sft_run, "policy")
     with torch.no_grad():
         assert asked["n"] == 20 and torch.equal(
             asked["logits"], policy(input_ids=asked["ids"]).logits
         )
-    assert run.evaluation["pairs"] + run.evaluation["held_out"] == 20
+    found = run.evaluation
+    assert found["pairs"] + found["held_out"] == 20
+    assert (found["compared"], found["ties"]) == (23, 3)
+
+    # The same pairs for a stage of the same policy, and what was counted of them.
+    again, counted = preferences.load_preferences(
+        config.Dpo(**SMALL, examples=8), model, tokenizer, sft_run
+    )
+    assert again == data.load_pairs(run.path / preferences.PAIRS)[:8]
+    assert counted == {"compared": 23, "ties": 3}
 
 
 def test_split_keeps_prompts_apart(tokenizer, pairs):

@@ -6,19 +6,18 @@ given; what two checkers share stands in `core`.
 """
 
 from labkit.checks.core import check_prediction
-from labkit.checks.dpo import check_optimal_policy, check_push, check_smoothed_dpo
+from labkit.checks.dpo import check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
 from labkit.checks.instruction_tuning import check_merged, check_response_mask
 from labkit.checks.overoptimization import check_cautious, check_expected_best, check_stop
 from labkit.checks.ppo import check_clipped_objective, check_gae, check_k3
 from labkit.checks.pretraining import check_bits_per_character, check_next_token_loss
 from labkit.checks.report_card import check_temperature_of, check_wilson
-from labkit.checks.reward_model import check_best_of_n, check_best_of_n_kl, check_bradley_terry
+from labkit.checks.reward_model import check_best_of_n_kl, check_bradley_terry
 from labkit.checks.start_here import check_answer, check_guesses
 
 __all__ = [
     "check_answer",
-    "check_best_of_n",
     "check_best_of_n_kl",
     "check_bits_per_character",
     "check_bradley_terry",
@@ -31,7 +30,6 @@ __all__ = [
     "check_k3",
     "check_merged",
     "check_next_token_loss",
-    "check_optimal_policy",
     "check_prediction",
     "check_push",
     "check_ranked_pairs",

@@ -1,8 +1,8 @@
-"""The exercises of notebook 06: Bradley-Terry without overflow, best-of-n, and its exact KL."""
+"""The exercises of notebook 06: Bradley-Terry without overflow, and the exact KL of best-of-n."""
 
 import math
 
-from labkit.checks.core import NotYet, call, checker, solved
+from labkit.checks.core import solved
 
 FAR = "exp(1000) overflows. With d = chosen − rejected: log(1 + e^−d); if d < 0, −d + log(1 + e^d)."
 HOW = "The i-th worst is picked with p = (i/k)ⁿ − ((i − 1)/k)ⁿ; KL = Σ p log(p · k)."
@@ -22,21 +22,6 @@ def check_bradley_terry(chosen, rejected):
     """
     d = chosen - rejected
     return max(-d, 0.0) + math.log1p(math.exp(-abs(d)))
-
-
-@checker("rejection sampling in one line.")
-def check_best_of_n(function):
-    """function(answers, score) → the answer to which the function `score` gives the most."""
-    answers = ["Is it Yushan?", "玉山。", "Who can tell me?"]
-    itself = "give back the answer itself (not its score or place): the one of the highest score."
-    for given, score, best, hint in (
-        (answers, lambda answer: -len(answer), "玉山。", itself),
-        (answers, len, "Who can tell me?", "ask `score`, the judge that was handed to you."),
-        (["玉山。"], len, "玉山。", "with n = 1 it is the only answer there is."),
-    ):
-        answer = call(function, given, score)
-        if not isinstance(answer, str) or answer != best:
-            raise NotYet(hint)
 
 
 @solved(

@@ -8,6 +8,8 @@ from labkit.maths.logprobs import last_places, position_ids
 from labkit.models.adapters import using
 from labkit.models.base import HEAD
 
+LIKE_LENGTH = 16  # sequences a pass of RewardModel, the shortest first
+
 
 class Head(nn.Module):
     """hidden (B, d) → score (B,), normalised: (weight · hidden − mean) / std. weight is (1, d),
@@ -92,18 +94,24 @@ def rewards(model, head, ids, attention_mask, adapter: str = "reward"):
 
 class RewardModel(nn.Module):
     """Adapter and head in the shape that TRL's RewardTrainer trains: logits (B, 1). No second base
-    is loaded for it.
+    is loaded for it. passes: models.forward(model, "reward"), how the adapter is run.
     """
 
-    def __init__(self, model, head):
+    def __init__(self, model, head, passes):
         super().__init__()
-        self.model, self.head = model, head
+        self.model, self.head, self.passes = model, head, passes
         model.config.num_labels = 1
         compat.trainable_by_trl(self, model)
 
     def forward(self, input_ids, attention_mask, use_cache=False):
         from transformers.modeling_outputs import SequenceClassifierOutput
 
-        return SequenceClassifierOutput(
-            logits=rewards(self.model, self.head, input_ids, attention_mask).unsqueeze(-1)
-        )
+        self.passes.refresh()  # each call comes after a step
+        length, scores = attention_mask.sum(1), []
+        order = length.argsort(stable=True)
+        for rows in order.split(LIKE_LENGTH):  # in a mixed batch half of the columns are padding
+            width = int(length[rows].max())
+            ids, mask = input_ids[rows, :width], attention_mask[rows, :width]
+            scores.append(self.head(self.passes.hidden_at(ids, mask, last_places(mask))))
+        scores = torch.cat(scores)[order.argsort()]
+        return SequenceClassifierOutput(logits=scores.unsqueeze(-1))

@@ -5,7 +5,7 @@ compare.
 trains.
 """
 
-from labkit.rollout.pairs import preference_pairs
+from labkit.rollout.pairs import preference_pairs, told_apart
 from labkit.rollout.sampling import Rollout, answer, sample
 
-__all__ = ["Rollout", "answer", "preference_pairs", "sample"]
+__all__ = ["Rollout", "answer", "preference_pairs", "sample", "told_apart"]

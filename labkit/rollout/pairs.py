@@ -1,19 +1,43 @@
 """Pairs of a policy's own answers, judged by a simulated rater."""
 
 import random
+from collections import Counter
 
 from labkit import LabError, atlas
 from labkit.data import Pair
 from labkit.rollout.sampling import answer
 
 
-def preference_pairs(model, tokenizer, cfg, n: int, rater=None, split: str = "train") -> list[Pair]:
+def told_apart(prompts, a, b, rater, seen: Counter | None = None) -> list[Pair]:
+    """A Pair for each two answers between which `rater` decides; a[i] and b[i] answer prompts[i].
+
+    The rule of what a verdict teaches is here and nowhere else: an empty answer and two equal ones
+    are not shown to the rater; two that he calls "the same" give no pair, on neither side. `seen`
+    counts both: "compared" (pairs shown to the rater) and "same" (ties, left out).
+    """
+    seen, pairs = Counter() if seen is None else seen, []
+    for prompt, one, other in zip(prompts, a, b, strict=True):
+        if not one.strip() or not other.strip() or one.strip() == other.strip():
+            continue
+        verdict = rater.compare(prompt, one, other)
+        seen["compared"] += 1
+        if verdict == "same":
+            seen["same"] += 1
+        else:
+            chosen, rejected = (one, other) if verdict == "a" else (other, one)
+            pairs.append(Pair(prompt, chosen, rejected, rater=rater.name))
+    return pairs
+
+
+def preference_pairs(
+    model, tokenizer, cfg, n: int, rater=None, split: str = "train", seen: Counter | None = None
+) -> list[Pair]:
     """`n` pairs of the active policy's own answers to atlas questions, each judged by `rater`
     (default: the careful one, seeded by cfg.seed).
 
-    Two answers are sampled per prompt; pairs that are identical or that the rater calls the same
-    teach nothing and are drawn again. cfg gives seed and max_response_tokens. Raises LabError when
-    the policy answers (nearly) always the same.
+    Two answers are sampled per prompt; pairs that teach nothing (see `told_apart`, also for `seen`)
+    are drawn again. cfg gives seed and max_response_tokens. Raises LabError when the policy answers
+    (nearly) always the same.
     """
     rater = rater or atlas.Rater(seed=cfg.seed)
     rng, prompts = random.Random(f"pairs{cfg.seed}"), atlas.prompts(split, cfg.seed)
@@ -28,11 +52,6 @@ def preference_pairs(model, tokenizer, cfg, n: int, rater=None, split: str = "tr
         asked = asked[: max(64, (n - len(pairs)) * 3 // 2)]
         rng.shuffle(prompts)
         both = answer(model, tokenizer, asked * 2, cfg.max_response_tokens)
-        for prompt, a, b in zip(asked, both[: len(asked)], both[len(asked) :], strict=True):
-            if a.strip() and b.strip() and a.strip() != b.strip():
-                verdict = rater.compare(prompt, a, b)
-                if verdict != "same":
-                    chosen, rejected = (a, b) if verdict == "a" else (b, a)
-                    pairs.append(Pair(prompt, chosen, rejected, rater=rater.name))
+        pairs += told_apart(asked, both[: len(asked)], both[len(asked) :], rater, seen)
         tried += len(asked)
     return pairs[:n]

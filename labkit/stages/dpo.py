@@ -25,7 +25,7 @@ def train(cfg, run):
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "default", trainable=True)
-    pairs = preferences.load_preferences(cfg, model, tokenizer, policy)
+    pairs, counted = preferences.load_preferences(cfg, model, tokenizer, policy)
     run.info |= {"data_hash": runs.digest(map(str, pairs)), "policy": models.adapter_id(policy)}
     training, held_out, dropped = preferences.split_pairs(tokenizer, pairs, cfg, HELD_OUT)
 
@@ -47,5 +47,6 @@ def train(cfg, run):
         pairs=len(training),
         dropped=dropped,
         held_out=len(held_out),
+        **counted,
         **{name: measured[key] for name, key in names.items() if key in measured},
     )

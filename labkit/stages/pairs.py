@@ -3,21 +3,26 @@ prompt.
 """
 
 import sys
+from collections import Counter
 
 from labkit import LabError, data, models, rollout, runs
 from labkit.data import chat
 
 PAIRS = "pairs.jsonl"  # in a reward run: the labelled pairs it learned from
+COUNTED = ("compared", "ties")
 
 
-def load_preferences(cfg, model, tokenizer, policy) -> list:
+def load_preferences(cfg, model, tokenizer, policy) -> tuple[list, dict]:
     """Pairs to learn from: the learner's file or Hub id, or for "atlas" the answers of the SFT run
     `policy` (the model's active adapter), judged by a simulated rater. A reward run keeps the pairs
     it was trained on; a stage that wants pairs of the same policy takes those, so that methods are
     compared on the same labels.
+
+    With them {"compared", "ties"}: how many pairs the rater was shown until there were enough, and
+    how many he called the same, which are left out; {} where nobody counted.
     """
     if cfg.data != "atlas":
-        return data.load_pairs(cfg.data, cfg.examples)
+        return data.load_pairs(cfg.data, cfg.examples), {}
     for run in (*reversed(runs.listing()), runs.shipped("reward")):
         if (
             run
@@ -27,8 +32,11 @@ def load_preferences(cfg, model, tokenizer, policy) -> list:
         ):
             pairs = data.load_pairs(run.path / PAIRS)
             if len(pairs) >= cfg.examples:
-                return pairs[: cfg.examples]
-    return rollout.preference_pairs(model, tokenizer, cfg, cfg.examples)
+                found = {key: run.evaluation[key] for key in COUNTED if key in run.evaluation}
+                return pairs[: cfg.examples], found
+    seen = Counter()
+    pairs = rollout.preference_pairs(model, tokenizer, cfg, cfg.examples, seen=seen)
+    return pairs, dict(zip(COUNTED, (seen["compared"], seen["same"])))
 
 
 def pair_rows(tokenizer, pairs, cfg) -> list[dict]:

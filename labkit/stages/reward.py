@@ -29,7 +29,7 @@ def train(cfg, run):
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "reward", trainable=True)
     # Until it is trained, "reward" still is the SFT policy: it can answer.
-    pairs = preferences.load_preferences(cfg, model, tokenizer, policy)
+    pairs, counted = preferences.load_preferences(cfg, model, tokenizer, policy)
     run.info["data_hash"] = runs.digest(map(str, pairs))
     run.info["policy"] = models.adapter_id(policy)
     training, held_out, dropped = preferences.split_pairs(
@@ -47,7 +47,7 @@ def train(cfg, run):
     trl.train(
         RewardTrainer,
         RewardConfig,
-        models.RewardModel(model, head),
+        models.RewardModel(model, head, models.forward(model, "reward")),
         tokenizer,
         whole(training),
         cfg,
@@ -56,7 +56,7 @@ def train(cfg, run):
     )
     head.normalise(score(model, head, tokenizer, references))
     models.save_adapter(model, run, "reward", head)
-    evaluation = {"pairs": len(training), "dropped": dropped, "held_out": len(held_out)}
+    evaluation = {"pairs": len(training), "dropped": dropped, "held_out": len(held_out), **counted}
     if held_out:
         chosen, rejected = score(model, head, tokenizer, sequences(held_out)).chunk(2)
         evaluation["accuracy"] = (chosen > rejected).float().mean().item()
