@@ -10,7 +10,7 @@ from labkit.checks.dpo import check_optimal_policy, check_push, check_smoothed_d
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
 from labkit.checks.instruction_tuning import check_lora, check_response_mask, check_sft_loss
 from labkit.checks.overoptimization import check_cautious, check_expected_best, check_stop
-from labkit.checks.ppo import check_clipped_objective, check_gae, check_k3
+from labkit.checks.ppo import check_gain, check_k3, check_penalty, check_prediction, check_surprise
 from labkit.checks.pretraining import check_merge, check_next_token_loss
 from labkit.checks.report_card import check_response_kl, check_wilson, check_win_rate
 from labkit.checks.reward_model import check_best_of_n, check_best_of_n_kl, check_bradley_terry
@@ -22,10 +22,9 @@ __all__ = [
     "check_best_of_n_kl",
     "check_bradley_terry",
     "check_cautious",
-    "check_clipped_objective",
     "check_cohen",
     "check_expected_best",
-    "check_gae",
+    "check_gain",
     "check_guesses",
     "check_k3",
     "check_lora",
@@ -34,6 +33,8 @@ __all__ = [
     "check_optimal_policy",
     "check_prediction",
     "check_push",
+    "check_penalty",
+    "check_prediction",
     "check_ranked_pairs",
     "check_response_kl",
     "check_response_mask",
@@ -41,6 +42,7 @@ __all__ = [
     "check_sides",
     "check_smoothed_dpo",
     "check_stop",
+    "check_surprise",
     "check_wilson",
     "check_win_rate",
 ]
