@@ -455,18 +455,6 @@ TEXTS = {
     ),
 }
 
-TEXTS["prediction"] = (
-    [(0.1, 0.12, 0.05), (1, 0.96, 0.05)],
-    [
-        ((None, 0.1, 0.05), "no guess. It came to 0.10"),
-        (("0.1", 0.1, 0.05), "write a number"),
-        ((True, 0.1, 0.05), "write a number"),
-        ((0.3, 0.1, 0.05), "guessed 0.30, and it came to 0.10: less"),
-        ((0.0, 0.1, 0.05), "0.10: more"),
-        ((float("nan"), 0.1, 0.05), "guessed nan"),
-    ],
-)
-
 CASES = TEXTS | {
     name: ([(f,) for f in right], [((f,), hint) for f, hint in wrong])
     for name, (right, wrong) in FUNCTIONS.items()

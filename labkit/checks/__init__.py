@@ -10,7 +10,7 @@ from labkit.checks.dpo import check_optimal_policy, check_push, check_smoothed_d
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
 from labkit.checks.instruction_tuning import check_lora, check_response_mask, check_sft_loss
 from labkit.checks.overoptimization import check_cautious, check_expected_best, check_stop
-from labkit.checks.ppo import check_gain, check_k3, check_penalty, check_prediction, check_surprise
+from labkit.checks.ppo import check_gain, check_k3, check_penalty, check_surprise
 from labkit.checks.pretraining import check_merge, check_next_token_loss
 from labkit.checks.report_card import check_response_kl, check_wilson, check_win_rate
 from labkit.checks.reward_model import check_best_of_n, check_best_of_n_kl, check_bradley_terry
@@ -34,7 +34,6 @@ __all__ = [
     "check_prediction",
     "check_push",
     "check_penalty",
-    "check_prediction",
     "check_ranked_pairs",
     "check_response_kl",
     "check_response_mask",

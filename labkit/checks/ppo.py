@@ -1,5 +1,4 @@
-"""The exercises of notebook 07: the three lines of PPO in one cell, a guess before an experiment,
-and the k3 estimate of a KL.
+"""The exercises of notebook 07: the three lines of PPO in one cell, and the k3 estimate of a KL.
 
 Each of the three lines has its `solution`, so that a notebook goes on with it until the learner's
 own is right.
@@ -101,20 +100,6 @@ def check_gain(function):
 
 
 check_gain.solution = gain
-
-
-@checker("close to what came out.")
-def check_prediction(guess, came, within):
-    """guess: the learner's number before the experiment, came: what it gave; both alike within
-    `within`.
-    """
-    if guess is None or guess is ...:
-        raise NotYet(f"there is no guess. It came to {came:.2f}; guess before you look, next time.")
-    if isinstance(guess, bool) or not isinstance(guess, (int, float)):
-        raise NotYet(f"your guess is {guess!r}; write a number, such as 0.5.")
-    if not abs(guess - came) <= within:
-        how = "less" if came < guess else "more"
-        raise NotYet(f"you guessed {guess:.2f}, and it came to {came:.2f}: {how}. Why?")
 
 
 @checker("never negative, and right on average.")
