@@ -20,6 +20,8 @@ from test_panel_browser import CHROMIUM
 
 from labkit import LabError, charts
 from labkit.charts import diagrams, pictures, progress, showing, tables
+from labkit.charts.figures import ABOVE, BELOW
+from labkit.charts.look import PAPER, faint
 
 ROWS = [{"step": i, "steps": 4, "loss": 4.0 / i, "kl": 0.1 * i} for i in (1, 2, 3, 4)]
 EVIL = (
@@ -213,6 +215,44 @@ def test_histogram_and_calibration_by_hand():
     assert (low, high) == pytest.approx((0.0362, 0.6245), abs=2e-3)  # Wilson's interval of 1 in 5
     uneven = charts.calibration([0.1, 0.9, 0.8], [0, 1, 1], bins=2).data[1]
     assert "mean gap 13.3%" in uneven.name  # (1 · 0.1 + 2 · 0.15) / 3
+
+
+def test_strips_hold_every_figure_and_the_sentences():
+    words = ["玉", "山", "<b>", " 。", "[END]"]
+    rows = {"value": [0.5, 1.0, None, -1.0, 0.001], "penalty": [0.0, -0.2, 0.1, 0.0, 0.0]}
+    drawn = charts.strips(words, rows, {"value": "It rises <to> 1."}, title="One answer")
+    tree = ElementTree.fromstring(drawn.svg())
+    said = [text.text for text in tree.iter("{http://www.w3.org/2000/svg}text")]
+    for part in ("One answer", "玉", "[END]", "value", "It rises <to> 1.", "1.00", "−1.00", "0.00"):
+        assert part in said
+    assert "-0.00" not in said and "−0.00" not in said
+    fills = [rect.get("fill") for rect in tree.iter("{http://www.w3.org/2000/svg}rect")][1:]
+    assert len(fills) == 10 and fills[2] == PAPER  # None is white
+    assert fills[1] == faint(ABOVE, 1) and fills[3] == faint(BELOW, 1)
+    assert fills[0] == faint(ABOVE, 0.5)  # by its strip's largest value
+    assert fills[6] == faint(BELOW, 1)
+    sizes = [float(text.get("font-size")) for text in tree.iter() if text.get("font-size")]
+    assert min(sizes) >= 12
+    bundle = charts.bundle(drawn)
+    assert set(bundle) == {"image/svg+xml", "text/plain"}
+    assert "| 山" in bundle["text/plain"] and "value: It rises <to> 1." in bundle["text/plain"]
+
+
+def test_strips_wrap_long_answers_and_refuse_other_lengths():
+    short, long = (charts.strips(["word"] * n, {"value": [1.0] * n}) for n in (5, 40))
+    heights, widths = zip(
+        *(
+            map(float, re.findall(r'(?:height|width)="(\d+)"', one.svg())[:2])
+            for one in (short, long)
+        )
+    )
+    assert set(heights) == {800} and widths[1] > 2 * widths[0]
+    boxes = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', long.svg())
+    assert len(boxes) == 40 and max(float(x) + float(w) for x, w in boxes) <= 800
+    with pytest.raises(LabError, match="3 tokens but 2 values of 'value'. Give one value a token"):
+        charts.strips(["a", "b", "c"], {"value": [1.0, 2.0]})
+    with pytest.raises(LabError, match="nothing to draw"):
+        charts.strips([], {"value": []})
 
 
 def test_heat_colours_by_sign_and_wraps():

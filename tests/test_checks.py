@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from labkit import checks
+from labkit.maths import losses
 
 # Solutions: the right answers, and what the wrong ones below are made of ------------
 
@@ -61,21 +62,9 @@ def best_of_n_kl(k, n):
     return sum(p * math.log(p * k) for p in shares if p > 0)
 
 
-def clip(x, low, high):
-    return max(low, min(high, x))
-
-
-def clipped(r, A, e, worst=min):
-    return worst(r * A, clip(r, 1 - e, 1 + e) * A)
-
-
-def gae(rewards, values, gamma, lam, after=0.0, order=reversed):
-    advantages, later, following = [], 0.0, after
-    for reward, value in zip(order(rewards), order(values)):
-        later = reward + gamma * following - value + gamma * lam * later
-        advantages.append(later)
-        following = value
-    return list(order(advantages))
+def gain(new, old, A, e, clamp=torch.clamp, worst=torch.minimum):
+    ratio = (new - old).exp()
+    return worst(ratio * A, clamp(ratio, 1 - e, 1 + e) * A)
 
 
 def stop(kls, limit, otherwise=None):
@@ -231,15 +220,44 @@ FUNCTIONS = {
             (lambda k, n: math.log(min(n, k)), "3 times in 4"),
         ],
     ),
-    "clipped_objective": (
-        [clipped],
+    "penalty": (
+        [lambda p, q, beta: -beta * (p - q), lambda p, q, beta: beta * (q - p)],
         [
-            (lambda r, A, e: r * A, "above 1 \\+ ε"),
-            (lambda r, A, e: clip(r, 1 - e, 1 + e) * A, "stay painful"),
-            (lambda r, A, e: clipped(r, A, e, max), "above 1 \\+ ε"),
-            (lambda r, A, e: min(r, 1 + e) * A, "below 1 − ε"),
-            (lambda r, A, e: clipped(r, A, 0.2), "ε is an argument"),
-            (lambda r, A, e: -clipped(r, A, e), "the advantage itself"),
+            (lambda p, q, beta: beta * (p - q), "paid. for leaving"),
+            (lambda p, q, beta: q - p, "β is missing"),
+            (lambda p, q, beta: p - q, "minus sign"),
+            (lambda p, q, beta: -beta * (p.exp() - q.exp()), "log-probabilities, not"),
+            (lambda p, q, beta: -beta * (p - q).clamp(min=0), "less often"),
+            (lambda p, q, beta: -beta * (p - q).sum(), "shape"),
+            (lambda p, q, beta: 0.2 * (q - p), "β is an argument"),
+            (lambda p, q, beta: beta * p @ q[:2], "RuntimeError.*tensors of one shape"),
+        ],
+    ),
+    "surprise": (
+        [lambda R, V, after: R + after - V, lambda R, V, after: R - (V - after)],
+        [
+            (lambda R, V, after: R - V, "still expected"),
+            (lambda R, V, after: V - R - after, "turned round"),
+            (lambda R, V, after: R + V - after, "take that one off"),
+            (lambda R, V, after: R + after, "V_t is missing"),
+            (lambda R, V, after: after - V, "own reward"),
+            (lambda R, V, after: 2 * R + after - V, "is right"),
+            (lambda R, V, after: R[0] + after - V, "TypeError.*Three numbers"),
+        ],
+    ),
+    "gain": (
+        [gain],
+        [
+            (lambda new, old, A, e: (new - old).exp() * A, "nothing is clipped"),
+            (lambda new, old, A, e: gain(new, old, A, e, worst=lambda a, b: b), "stay painful"),
+            (lambda new, old, A, e: gain(new, old, A, e, worst=torch.maximum), "not the greater"),
+            (lambda new, old, A, e: (new - old).exp().clamp(max=1 + e) * A, "min comes after"),
+            (lambda new, old, A, e: -gain(new, old, A, e), "the sign"),
+            (lambda new, old, A, e: gain((new / old).log(), 0 * old, A, e), "exp of their diff"),
+            (lambda new, old, A, e: gain(old, new, A, e), "turned round"),
+            (lambda new, old, A, e: gain(new, old, A, e).mean(), "shape"),
+            (lambda new, old, A, e: gain(new, old, A, 0.2), "ε is an argument"),
+            (lambda new, old, A, e: gain(new, old, A, e, clamp=max), "Error.*torch.minimum"),
         ],
     ),
     "k3": (
@@ -252,18 +270,7 @@ FUNCTIONS = {
             (lambda p, q: (torch.expm1(q - p) - (q - p)).mean(), "shape"),
             (lambda p, q: torch.exp(q - p) - 1 - (q - p), "rounding noise"),
             (lambda p, q: [0.5, 0.5, 0.5], "is right"),
-        ],
-    ),
-    "gae": (
-        [gae],
-        [
-            (lambda R, V, g, lam: R, "One token"),
-            (lambda R, V, g, lam: [r - v for r, v in zip(R, V)], "still to come"),
-            (lambda R, V, g, lam: gae(R, V, g, lam, order=iter), "still to come"),
-            (lambda R, V, g, lam: gae(R, V, g, lam, after=V[-1]), "One token"),
-            (lambda R, V, g, lam: gae(R, V, 1.0, lam), "γ discounts"),
-            (lambda R, V, g, lam: gae(R, V, g, 1.0), "only the next step"),
-            (lambda R, V, g, lam: gae(R, V, g, lam)[::-1], "only the next step"),
+            (lambda p, q: torch.expm1(q - p) - r, "NameError.*r is their difference"),  # noqa: F821
         ],
     ),
     "stop": (
@@ -457,6 +464,28 @@ def test_a_checkers_help_says_what_is_wanted():
     for name in FUNCTIONS:
         check = getattr(checks, f"check_{name}")
         assert check.__name__ == f"check_{name}" and check.__doc__.startswith("function(")
+
+
+@pytest.mark.parametrize("name", ["penalty", "surprise", "gain"])
+def test_a_line_of_ppo_brings_the_solution_that_stands_in_for_it(name, capsys):
+    check = getattr(checks, f"check_{name}")
+    assert check(check.solution)
+
+
+def test_the_three_lines_are_the_librarys_formulas():
+    """What the learner writes is what ppo.train computes."""
+    rows = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    new, old, A, values = rows
+    mask, score = torch.ones(3, 5), torch.zeros(3)
+    R = checks.check_penalty.solution(new, old, 0.3)
+    assert torch.equal(R, losses.shaped_rewards(score, new, old, mask, 0.3))
+    last = checks.check_surprise.solution(R[:, -1], values[:, -1], 0.0)
+    one_step, _ = losses.gae(R, values, mask, lam=0.0)
+    assert torch.equal(last, one_step[:, -1])
+    before = checks.check_surprise.solution(R[:, 0], values[:, 0], values[:, 1])
+    assert torch.allclose(before, one_step[:, 0])
+    loss, _ = losses.ppo_policy_loss(new, old, A, mask)
+    assert torch.allclose(-checks.check_gain.solution(new, old, A, 0.2).mean(), loss)
 
 
 def test_the_textbook_case_is_worked_by_hand():

@@ -8,6 +8,7 @@ from labkit.charts.board import Dashboard, dashboard
 from labkit.charts.figures import areas, bands, bars, calibration, curves, heat, histogram
 from labkit.charts.progress import Live, live
 from labkit.charts.showing import MIME, bundle, show
+from labkit.charts.strips import strips
 from labkit.charts.tables import table
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "histogram",
     "live",
     "show",
+    "strips",
     "table",
 ]

@@ -6,7 +6,6 @@ import sys
 
 from labkit.charts import pictures
 from labkit.charts.look import TEMPLATE
-from labkit.charts.tables import Table
 
 MIME = "application/vnd.plotly.v1+json"
 # Without showSendToCloud=False, plotly 7 offers to upload the chart ("Share chart...").
@@ -24,7 +23,7 @@ def show(chart):
 
 def bundle(chart) -> dict:
     """The MIME bundle that `show` displays."""
-    if isinstance(chart, Table):
+    if not hasattr(chart, "to_dict"):  # a table, or strips: no figure of plotly's
         return chart._repr_mimebundle_()
     # Colab draws plotly only through a script of its own.
     renderer = _renderers()["colab" if in_colab() else "plotly_mimetype"]
@@ -52,8 +51,8 @@ def _renderers():
 
 
 def alt_of(chart) -> str:
-    """The sentence beside a figure; a table's own text."""
-    if isinstance(chart, Table):
+    """The sentence beside a figure; a table's (or strips') own text."""
+    if not hasattr(chart, "to_dict"):  # a table, or strips: no figure of plotly's
         return str(chart)
     return (chart.layout.meta or {}).get("alt", "A chart")
 

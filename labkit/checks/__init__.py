@@ -10,7 +10,7 @@ from labkit.checks.dpo import check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
 from labkit.checks.instruction_tuning import check_merged, check_response_mask
 from labkit.checks.overoptimization import check_cautious, check_expected_best, check_stop
-from labkit.checks.ppo import check_clipped_objective, check_gae, check_k3
+from labkit.checks.ppo import check_gain, check_k3, check_penalty, check_surprise
 from labkit.checks.pretraining import check_bits_per_character, check_next_token_loss
 from labkit.checks.report_card import check_temperature_of, check_wilson
 from labkit.checks.reward_model import check_best_of_n_kl, check_bradley_terry
@@ -22,14 +22,14 @@ __all__ = [
     "check_bits_per_character",
     "check_bradley_terry",
     "check_cautious",
-    "check_clipped_objective",
     "check_cohen",
     "check_expected_best",
-    "check_gae",
+    "check_gain",
     "check_guesses",
     "check_k3",
     "check_merged",
     "check_next_token_loss",
+    "check_penalty",
     "check_prediction",
     "check_push",
     "check_ranked_pairs",
@@ -37,6 +37,7 @@ __all__ = [
     "check_sides",
     "check_smoothed_dpo",
     "check_stop",
+    "check_surprise",
     "check_temperature_of",
     "check_wilson",
 ]
