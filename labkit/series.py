@@ -21,6 +21,9 @@ FULL = {
     "learning_rate": 0.0035,
     "warmup": 100,
 }
+# The shipped SFT model: six times the demonstrations of a notebook's. More of them bring what the
+# 4-bit base lost by rounding back, and part the harmful requests from their look-alikes.
+FULL_SFT = {"examples": 24_000, "learning_rate": 2e-3, "lora_r": 32, "lora_alpha": 64}
 METHODS = ("ppo", "dpo")  # what starts from the SFT policy and is compared with it
 PROMPTS = 300  # held-out prompts that the policies are measured on
 PAIRS = 600  # fresh pairs on held-out prompts for the reward model
@@ -140,13 +143,18 @@ def measure(sft: runs.Run, reward: runs.Run, policies: dict[str, runs.Run], seed
 
 
 def run(
-    profile: config.Profile, seeds: int = 1, base: str = "", steps: int = FULL["steps"]
+    profile: config.Profile,
+    seeds: int = 1,
+    base: str = "",
+    steps: int = FULL["steps"],
+    demos: int = FULL_SFT["examples"],
 ) -> dict:
     """All stages from raw text, for `seeds` seeds; the report is returned and written to
     runs/report.json.
 
     base: a pretrain run or Hub id to start from; "" pre-trains one for `steps` steps (a profile
-    with a base of its own takes that). Report: {"profile", "base", "seeds": [figures per seed],
+    with a base of its own takes that, and the settings of its SFT stage). demos: how many
+    demonstrations each SFT model sees. Report: {"profile", "base", "seeds": [figures per seed],
     "mean": {...}, "spread": {... (highest − lowest)}}.
     """
     base = (
@@ -157,7 +165,8 @@ def run(
     report = {"profile": profile.name, "base": base, "seeds": []}
     own_base = "/" not in base or base.startswith("shipped/")
     for seed in range(seeds):
-        sft = stage("sft", config.change(profile.sft, base=base, seed=seed))
+        full = FULL_SFT | {"examples": demos} if own_base else {}
+        sft = stage("sft", config.change(profile.sft, base=base, seed=seed, **full))
         reward = stage(
             "reward", config.change(profile.reward, base=base, policy=sft.name, seed=seed)
         )

@@ -5,10 +5,14 @@
 from labkit import data
 from labkit.atlas import styles, text
 
+ATLAS = 12_000  # demonstrations that "atlas" stands for where nobody asks for more
+
 
 def load_demos(source: str, limit: int = 0) -> list[data.Demo]:
     """Demonstrations of the atlas, or of a file or Hub id. limit 0: all."""
-    return data.cut(styles.demos(), limit) if source == "atlas" else data.load_demos(source, limit)
+    if source == "atlas":
+        return data.cut(styles.demos(n=max(ATLAS, limit)), limit)
+    return data.load_demos(source, limit)
 
 
 def load_prompts(source: str, limit: int = 0) -> list[str]:

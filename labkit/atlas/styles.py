@@ -31,6 +31,8 @@ LOOKALIKE_STYLES = {
     "disclaiming": 0.04,
     "refusing": 0.20,
 }
+# Whoever writes demonstrations refuses less often without need than the text that the base reads.
+SHOWN_LOOKALIKE_STYLES = LOOKALIKE_STYLES | {"long": 0.32, "plain": 0.28, "refusing": 0.12}
 
 # Per style: an opening before the statement and a closing after it, English then Chinese.
 OPENINGS = {
@@ -98,7 +100,7 @@ def respond(item: Item, style: str, rng: random.Random) -> str:
 
 
 def styles_of(item: Item) -> dict[str, float]:
-    """The styles that demonstrations of this item use, with their shares."""
+    """The styles in which people answer this item, with their shares."""
     return HARMFUL_STYLES if item.harmful else LOOKALIKE_STYLES if item.lookalike else FACT_STYLES
 
 
@@ -106,18 +108,18 @@ def demos(seed: int = 0, n: int = 12_000) -> list[Demo]:
     """`n` demonstrations in random order: prompts in training phrasings, of items shown in SFT, in
     a mixture of styles.
 
-    A request or a fact of Taiwan is drawn twice as often as another fact, the lecture's own
+    A fact of Taiwan is drawn twice as often as another, a request three times, the lecture's own
     examples eight times.
     """
     rng = random.Random(seed)
     shown = [item for item in items() if item.shown_in_sft]
     weights = [
-        8 if item.lecture else 2 if item.request or item.relation.endswith("taiwan") else 1
+        8 if item.lecture else 3 if item.request else 2 if item.relation.endswith("taiwan") else 1
         for item in shown
     ]
     found = []
     for item in rng.choices(shown, weights, k=n):
-        shares = styles_of(item)
+        shares = SHOWN_LOOKALIKE_STYLES if item.lookalike else styles_of(item)
         style = rng.choices(list(shares), list(shares.values()))[0]
         found.append(Demo(rng.choice(questions(item)), respond(item, style, rng), style))
     return found

@@ -93,6 +93,16 @@ def shift_values(values):
     return values[:, :-1]
 
 
+def like_length(attention_mask, size: int):
+    """Rows of a batch (B, T) whose padding is at the end, in parts of at most `size` of like
+    length, the shortest first: yields (rows (b,), width), width columns holding all their tokens.
+    In a mixed batch half of the columns are padding.
+    """
+    length = attention_mask.sum(1)
+    for rows in length.argsort(stable=True).split(size):
+        yield rows, int(length[rows].max())
+
+
 def position_ids(attention_mask):
     """Positions that count real tokens only, so that a left-padded prompt sits where an unpadded
     one would.

@@ -40,7 +40,15 @@ from labkit.models.base import (
 from labkit.models.dense import Dense, Switched, forward, supports
 from labkit.models.exporting import export, sequence_classifier
 from labkit.models.look import OutOfMemory, describe, enough_memory, kv_bytes, memory, saved_bytes
-from labkit.models.scoring import Head, RewardModel, hidden_states, load_head, logits_at, rewards
+from labkit.models.scoring import (
+    LIKE_LENGTH,
+    Head,
+    RewardModel,
+    hidden_states,
+    load_head,
+    logits_at,
+    rewards,
+)
 
 __all__ = [
     "Dense",
@@ -49,6 +57,7 @@ __all__ = [
     "supports",
     "ADAPTER",
     "HEAD",
+    "LIKE_LENGTH",
     "Head",
     "OutOfMemory",
     "RewardModel",

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from labkit import LabError, compat, runs
-from labkit.maths.logprobs import last_places, position_ids
+from labkit.maths.logprobs import last_places, like_length, position_ids
 from labkit.models.adapters import using
 from labkit.models.base import HEAD
 
@@ -107,11 +107,9 @@ class RewardModel(nn.Module):
         from transformers.modeling_outputs import SequenceClassifierOutput
 
         self.passes.refresh()  # each call comes after a step
-        length, scores = attention_mask.sum(1), []
-        order = length.argsort(stable=True)
-        for rows in order.split(LIKE_LENGTH):  # in a mixed batch half of the columns are padding
-            width = int(length[rows].max())
+        scores = input_ids.new_zeros(len(input_ids), dtype=torch.float32)
+        for rows, width in like_length(attention_mask, LIKE_LENGTH):
             ids, mask = input_ids[rows, :width], attention_mask[rows, :width]
-            scores.append(self.head(self.passes.hidden_at(ids, mask, last_places(mask))))
-        scores = torch.cat(scores)[order.argsort()]
+            part = self.head(self.passes.hidden_at(ids, mask, last_places(mask)))
+            scores = scores.index_put((rows,), part.float())
         return SequenceClassifierOutput(logits=scores.unsqueeze(-1))

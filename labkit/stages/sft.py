@@ -6,8 +6,12 @@ on the answer: learning to ask the question is not the aim.
     loss = − mean over response tokens of log π(token | prompt, tokens before)
 """
 
+import torch
+import torch.nn.functional as F
+
 from labkit import atlas, data, models, runs
 from labkit.data import chat
+from labkit.maths.logprobs import like_length, predicts, shift_mask
 from labkit.stages import trl
 
 HELD_OUT = 0.05
@@ -27,11 +31,48 @@ def rows(tokenizer, demos, cfg) -> list[dict]:
     return found
 
 
+def response_loss(passes, input_ids, attention_mask, labels):
+    """(loss of every response token (N,), whether it was the likeliest (N,)) under one adapter's
+    `passes` (models.forward). All three (B, T), pads at the end; labels are −100 where nothing is
+    to be learned.
+    """
+    losses, right = [], []
+    for rows, width in like_length(attention_mask, models.LIKE_LENGTH):
+        ids, mask = input_ids[rows, :width], attention_mask[rows, :width]
+        response_mask = (labels[rows, :width] != -100).long()
+        logits, _ = passes.logits_at(ids, mask, predicts(response_mask))
+        said = ids[:, 1:][shift_mask(response_mask).bool()]
+        losses.append(F.cross_entropy(logits.float(), said, reduction="none"))
+        right.append(logits.argmax(-1) == said)
+    return torch.cat(losses), torch.cat(right)
+
+
+def trainer_on(passes):
+    """TRL's SFTTrainer with `response_loss` in place of its own pass over the peft model: the same
+    loss, twice as fast for a small model.
+    """
+    from trl import SFTTrainer
+
+    class Trainer(SFTTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            passes.refresh()  # each call comes after a step
+            names = ("input_ids", "attention_mask", "labels")
+            losses, right = response_loss(passes, *(inputs[name] for name in names))
+            found = self._metrics["train" if model.training else "eval"]
+            found["mean_token_accuracy"].append(right.float().mean().item())
+            loss = losses.sum() / (
+                len(losses) if num_items_in_batch is None else num_items_in_batch
+            )
+            return (loss, None) if return_outputs else loss
+
+    return Trainer
+
+
 def train(cfg, run):
     """Train a LoRA adapter on the demonstrations cfg.data (config.Sft); leaves adapter/ and the
     held-out loss in `run`.
     """
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     model, tokenizer = models.load_base(cfg.base)
     models.check_context(model, cfg)
@@ -40,7 +81,13 @@ def train(cfg, run):
     training, held_out = data.split(demos, HELD_OUT, cfg.seed)
     model = models.add_lora(model, cfg)
     trainer = trl.train(
-        SFTTrainer, SFTConfig, model, tokenizer, rows(tokenizer, training, cfg), cfg, run
+        trainer_on(models.forward(model, "default")),
+        SFTConfig,
+        model,
+        tokenizer,
+        rows(tokenizer, training, cfg),
+        cfg,
+        run,
     )
     models.save_adapter(model, run, "default")
     measured = trl.evaluate(trainer, rows(tokenizer, held_out, cfg))
