@@ -34,6 +34,7 @@ _RULES = (
     ("gamma", "above 0 and at most 1", lambda v, s: 0 < v <= 1),
     ("normalize_rewards compile", "0 or 1", lambda v, s: v in (0, 1)),
     ("optimizer", '"muon" or "adamw"', lambda v, s: v in ("muon", "adamw")),
+    ("reads", '"last" or "mean"', lambda v, s: v in ("last", "mean")),
     ("critic", '"adapter" or "head"', lambda v, s: v in ("adapter", "head")),
     ("vocab_size", "at least 300: 256 bytes and special tokens", lambda v, s: v >= 300),
     (
@@ -172,6 +173,10 @@ class Reward(Adapted):
     """How many pairs to take (0: all; for "atlas": how many to make)."""
     validation_fraction: float = 0.2
     """Share of the prompts whose pairs are held out."""
+    reads: str = "last"
+    """Where the score is read: at the "last" token, as large reward models do, or from the "mean"
+    over all tokens: what the tiny base needs, which learned to forget at [END].
+    """
     epochs: float = 3.0
     """Large reward models over-fit from the second pass (arXiv 2203.02155, C.2); the small one
     gained from more than one.
@@ -304,7 +309,9 @@ class Profile:
 
 def tiny() -> Profile:
     """The atlas model, 1.1 M parameters: minutes on two CPU cores, nothing to download."""
-    return Profile("tiny")
+    profile = Profile("tiny")
+    profile.reward.reads = "mean"
+    return profile
 
 
 def small() -> Profile:

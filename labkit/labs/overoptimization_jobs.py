@@ -30,7 +30,6 @@ from labkit import stages as all_stages
 from labkit.atlas.symptoms import symptoms
 from labkit.data import chat
 from labkit.labs.overoptimization import RATERS, SETTINGS, SINGLE, expected_best
-from labkit.maths.logprobs import last_places
 from labkit.stages import pairs as preferences
 
 
@@ -157,7 +156,7 @@ def learn(cfg, run, member: int = 0):
     )  # the same split for every member: cfg.seed is the seed's
     runs.seed_everything(1000 * member + cfg.seed)
     random.shuffle(training)
-    head = models.Head(model.config.hidden_size).to(model.device)
+    head = models.Head(model.config.hidden_size, cfg.reads).to(model.device)
     reward = models.forward(model, "reward")
     weights = [*models.adapter_parameters(model, "reward"), head.weight]
     optimizer = torch.optim.AdamW(weights, lr=cfg.learning_rate)
@@ -197,7 +196,7 @@ def scored(reward, head, tokenizer, rows: list[list[int]], size: int = 32) -> to
         part = [rows[i] for i in order[start : start + size]]
         ids, mask = chat.pad(part, tokenizer.pad_token_id)
         ids, mask = ids.to(head.weight.device), mask.to(head.weight.device)
-        parts.append(head(reward.hidden_at(ids, mask, last_places(mask))))
+        parts.append(head.read(reward.hidden_at(ids, mask, head.places(mask)), mask))
     return torch.cat(parts)[torch.tensor(order).argsort()]
 
 

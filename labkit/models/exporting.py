@@ -38,6 +38,11 @@ def export(run, folder) -> Path:
 def sequence_classifier(model, head):
     from transformers import AutoModelForSequenceClassification
 
+    if head.reads != "last":
+        raise LabError(
+            "This reward model reads the mean over all tokens, which no class of transformers does."
+            " Train one that reads the last token: python -m labkit train reward --reads last"
+        )
     model.config.num_labels = 1
     scorer = AutoModelForSequenceClassification.from_config(model.config, dtype=torch.float32)
     setattr(scorer, scorer.base_model_prefix, model.base_model)

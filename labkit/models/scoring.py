@@ -14,10 +14,16 @@ LIKE_LENGTH = 16  # sequences a pass of RewardModel, the shortest first
 class Head(nn.Module):
     """hidden (B, d) → score (B,), normalised: (weight · hidden − mean) / std. weight is (1, d),
     mean and std are () tensors.
+
+    reads: where a reward model's head reads a sequence: "last", at its last token (arXiv
+    2203.02155), or "mean", the mean over its tokens. A base that read documents packed end to end
+    learned to forget at [END] what stood before, and that is the last token: there "mean" learns
+    in a fraction of the steps (notebook 06).
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, reads: str = "last"):
         super().__init__()
+        self.reads = reads
         # std 1/√(d+1), bias none (arXiv 2009.01325; "The N implementation details of RLHF with
         # PPO").
         self.weight = nn.Parameter(torch.randn(1, width) / (width + 1) ** 0.5)
@@ -26,6 +32,19 @@ class Head(nn.Module):
 
     def forward(self, hidden):
         return ((hidden.float() @ self.weight.float().T).squeeze(-1) - self.mean) / self.std
+
+    def places(self, attention_mask):
+        """What is to be read of sequences (B, T): (B, T), True there."""
+        return attention_mask.bool() if self.reads == "mean" else last_places(attention_mask)
+
+    def read(self, hidden, attention_mask):
+        """Scores (B,) from the hidden states (N, d) at `places(attention_mask)`."""
+        if self.reads == "mean":
+            count = attention_mask.sum(1)
+            rows = torch.arange(len(count), device=hidden.device).repeat_interleave(count)
+            total = hidden.new_zeros(len(count), hidden.shape[1], dtype=torch.float32)
+            hidden = total.index_add(0, rows, hidden.float()) / count[:, None]
+        return self(hidden)
 
     @torch.no_grad()
     def normalise(self, scores):
@@ -44,7 +63,7 @@ def load_head(run) -> Head:
             "Name a reward run, or train one: python -m labkit train reward"
         )
     state = load_file(run.path / HEAD)
-    head = Head(state["weight"].shape[1])
+    head = Head(state["weight"].shape[1], run.info["config"].get("reads", "last"))
     head.load_state_dict(state)
     return head.requires_grad_(False).to(runs.device())
 
@@ -84,12 +103,12 @@ def logits_at(model, ids, attention_mask, places):
 
 
 def rewards(model, head, ids, attention_mask, adapter: str = "reward"):
-    """Scores (B,) of prompt + response, ids (B, T): the head at each row's last real token, under
-    the adapter "reward".
+    """Scores (B,) of prompt + response, ids (B, T): what the head reads of each row under the
+    adapter "reward".
     """
     with using(model, adapter):
         hidden = hidden_states(model, ids, attention_mask)
-    return head(hidden[last_places(attention_mask)])
+    return head.read(hidden[head.places(attention_mask)], attention_mask)
 
 
 class RewardModel(nn.Module):
@@ -110,6 +129,7 @@ class RewardModel(nn.Module):
         scores = input_ids.new_zeros(len(input_ids), dtype=torch.float32)
         for rows, width in like_length(attention_mask, LIKE_LENGTH):
             ids, mask = input_ids[rows, :width], attention_mask[rows, :width]
-            part = self.head(self.passes.hidden_at(ids, mask, last_places(mask)))
+            hidden = self.passes.hidden_at(ids, mask, self.head.places(mask))
+            part = self.head.read(hidden, mask)
             scores = scores.index_put((rows,), part.float())
         return SequenceClassifierOutput(logits=scores.unsqueeze(-1))

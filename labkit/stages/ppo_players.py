@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 
 from labkit import models, rollout, runs
-from labkit.maths.logprobs import last_places
 from labkit.stages.ppo_guard import MicroBatch, judged, refuse_others, usable
 
 
@@ -109,9 +108,10 @@ def score(players: Players, rollout: rollout.Rollout):
     def scores(size):
         found = torch.zeros(len(rollout.prompts), device=rollout.input_ids.device)
         for rows, _, (ids, attention_mask, _) in rollout.parts(range(len(found)), size):
-            last = last_places(attention_mask)
-            hidden = [one.hidden_at(ids, attention_mask, last) for one, _ in players.rewards]
-            each = [head(h) for h, (_, head) in zip(hidden, players.rewards)]
+            each = []
+            for one, head in players.rewards:
+                hidden = one.hidden_at(ids, attention_mask, head.places(attention_mask))
+                each.append(head.read(hidden, attention_mask))
             found[rows] = torch.stack(each).amin(0)
         return found
 

@@ -2,7 +2,7 @@
 
     loss = − log σ(score(prompt, chosen) − score(prompt, rejected))        (Bradley-Terry)
 
-Eq. 1 of arXiv 2203.02155. It starts from the SFT adapter and reads its score at the last token.
+Eq. 1 of arXiv 2203.02155. It starts from the SFT adapter; `reads` says where its score is read.
 Only differences of scores mean something, so at the end they are shifted and scaled to mean 0,
 variance 1 on the SFT policy's answers.
 """
@@ -43,7 +43,7 @@ def train(cfg, run):
         normalised_on = "the SFT policy's answers to the pairs' prompts"
         references = sampled(model, tokenizer, training[:NORMALISE_ON], cfg)
 
-    head = models.Head(model.config.hidden_size).to(model.device)
+    head = models.Head(model.config.hidden_size, cfg.reads).to(model.device)
     trl.train(
         RewardTrainer,
         RewardConfig,
