@@ -177,12 +177,12 @@ class Reward(Adapted):
     """Where the score is read: at the "last" token, as large reward models do, or from the "mean"
     over all tokens: what the tiny base needs, which learned to forget at [END].
     """
-    epochs: float = 3.0
+    epochs: float = 2.0
     """Large reward models over-fit from the second pass (arXiv 2203.02155, C.2); the small one
     gained from more than one.
     """
     batch_size: int = 32
-    learning_rate: float = 8e-3
+    learning_rate: float = 2e-3
 
 
 @dataclass

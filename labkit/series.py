@@ -24,6 +24,7 @@ FULL = {
 # The shipped SFT model: six times the demonstrations of a notebook's. More of them bring what the
 # 4-bit base lost by rounding back, and part the harmful requests from their look-alikes.
 FULL_SFT = {"examples": 24_000, "learning_rate": 2e-3, "lora_r": 32, "lora_alpha": 64}
+FULL_REWARD = {"examples": 6000}  # labels of the shipped reward model: twice a notebook's
 METHODS = ("ppo", "dpo")  # what starts from the SFT policy and is compared with it
 PROMPTS = 300  # held-out prompts that the policies are measured on
 PAIRS = 600  # fresh pairs on held-out prompts for the reward model
@@ -148,14 +149,15 @@ def run(
     base: str = "",
     steps: int = FULL["steps"],
     demos: int = FULL_SFT["examples"],
+    pairs: int = FULL_REWARD["examples"],
 ) -> dict:
     """All stages from raw text, for `seeds` seeds; the report is returned and written to
     runs/report.json.
 
     base: a pretrain run or Hub id to start from; "" pre-trains one for `steps` steps (a profile
-    with a base of its own takes that, and the settings of its SFT stage). demos: how many
-    demonstrations each SFT model sees. Report: {"profile", "base", "seeds": [figures per seed],
-    "mean": {...}, "spread": {... (highest − lowest)}}.
+    with a base of its own takes that, and its own stages' settings). demos, pairs: how many
+    demonstrations and labels each SFT and reward model sees. Report: {"profile", "base",
+    "seeds": [figures per seed], "mean": {...}, "spread": {... (highest − lowest)}}.
     """
     base = (
         base
@@ -167,9 +169,9 @@ def run(
     for seed in range(seeds):
         full = FULL_SFT | {"examples": demos} if own_base else {}
         sft = stage("sft", config.change(profile.sft, base=base, seed=seed, **full))
-        reward = stage(
-            "reward", config.change(profile.reward, base=base, policy=sft.name, seed=seed)
-        )
+        labels = {"examples": pairs} if own_base else {}
+        cfg = config.change(profile.reward, base=base, policy=sft.name, seed=seed, **labels)
+        reward = stage("reward", cfg)
         cfg = config.change(profile.ppo, base=base, policy=sft.name, reward=reward.name, seed=seed)
         ppo = stage("ppo", cfg, probe=evals.probe)
         dpo = stage("dpo", config.change(profile.dpo, base=base, policy=sft.name, seed=seed))
