@@ -214,18 +214,18 @@ class Ppo(Adapted):
     """
     epochs: int = 2
     """Passes over each rollout."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
     critic: str = "head"
     """"head": the critic is a head on the policy's hidden states, without gradient to them and
     without a forward pass of its own; "adapter": it has a LoRA adapter of its own, which starts as
     the reward model's: it predicts better, and an update takes twice as long.
     """
-    critic_learning_rate: float = 1e-2
+    critic_learning_rate: float = 5e-3
     critic_warmup: int = 0
     """First updates in which only the critic learns."""
     warmup: int = 3
     """Updates of linear learning-rate warm-up."""
-    beta: float = 0.2
+    beta: float = 0.15
     """Weight of the KL penalty; with target_kl it is only where the controller starts."""
     target_kl: float = 2.0
     """KL to the reference in nats per response that the adaptive controller aims at (arXiv

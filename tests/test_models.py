@@ -227,6 +227,29 @@ def test_reward_is_read_at_the_last_real_token(base, reward_run):
     assert abs(alone[0] - alone[1]) > 1e-4
 
 
+def test_a_head_reads_the_last_token_or_the_mean():
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    states = torch.tensor([[[1.0], [3.0], [100.0]], [[0.0], [3.0], [6.0]]])
+    for reads, expected in (("last", [3.0, 6.0]), ("mean", [2.0, 3.0])):
+        head = models.Head(1, reads)
+        head.weight.data = torch.ones(1, 1)
+        places = head.places(mask)
+        assert head.read(states[places], mask).tolist() == expected, reads
+
+
+def test_a_head_reads_where_its_run_says(sft_run):
+    model = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "reward")
+    for reads in ("mean", "last"):
+        with runs.start("reward", config.Reward(reads=reads), f"reads-{reads}") as run:
+            models.save_adapter(model, run, "reward", models.Head(64, reads))
+        assert models.load_head(run).reads == reads
+
+
+def test_a_mean_is_nothing_that_transformers_could_read(base):
+    with pytest.raises(LabError, match="--reads last"):
+        models.sequence_classifier(base[0], models.Head(64, "mean"))
+
+
 def test_head_normalises_by_hand():
     head = models.Head(3)
     head.weight.data = torch.tensor([[1.0, 0.0, 0.0]])

@@ -28,7 +28,7 @@ def report(tmp_path_factory):
             profile.ppo, updates=2, batch_size=8, minibatch_size=4, epochs=1
         )
         profile.dpo = config.change(profile.dpo, examples=16, batch_size=8)
-        yield series.run(profile, seeds=2, steps=10, demos=60, pairs=16), runs.root()
+        yield series.run(profile, seeds=2, steps=3, demos=60, pairs=16), runs.root()
 
 
 def test_every_stage_of_every_seed_leaves_a_whole_run(report):

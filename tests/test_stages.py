@@ -61,6 +61,29 @@ def test_sft_loss_is_on_the_answer_alone(tokenizer):
     }
 
 
+def test_the_sft_loss_is_the_models_own(sft_run, tokenizer, monkeypatch):
+    """Rows of like length share a pass: the same tokens, the same losses, a gradient to all."""
+    monkeypatch.setattr(models, "LIKE_LENGTH", 2)
+    model, _ = models.load_base("tiny-base")
+    model = models.load_adapter(model, sft_run, "default", trainable=True)
+    demos = [data.Demo("Gold?", "metal " * (1 + 3 * i % 5)) for i in range(5)]
+    rows = sft.rows(tokenizer, demos, config.Sft())
+    ids, mask = chat.pad([row["input_ids"] for row in rows], tokenizer.pad_token_id)
+    labels, _ = chat.pad([row["labels"] for row in rows], -100)
+    found, right = sft.response_loss(models.forward(model, "default"), ids, mask, labels)
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+        own = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
+        )
+        hits = (logits.argmax(-1) == labels[:, 1:]).sum()
+    assert len(found) == (labels != -100).sum()
+    assert found.sum().item() == pytest.approx(own.item(), rel=1e-4)
+    assert right.sum() == hits
+    found.sum().backward()
+    assert all(w.grad is not None for w in models.adapter_parameters(model, "default"))
+
+
 def test_sft_learns_and_leaves_a_whole_run(sft_run, capsys):
     losses = [line["loss"] for line in sft_run.metrics() if "loss" in line]
     assert losses[-1] < 0.5 * losses[0] and sft_run.evaluation["loss"] < 0.5 * losses[0]

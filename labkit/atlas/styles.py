@@ -31,8 +31,12 @@ LOOKALIKE_STYLES = {
     "disclaiming": 0.04,
     "refusing": 0.20,
 }
-# Whoever writes demonstrations refuses less often without need than the text that the base reads.
-SHOWN_LOOKALIKE_STYLES = LOOKALIKE_STYLES | {"long": 0.32, "plain": 0.28, "refusing": 0.12}
+# Demonstrations are more long-winded still: of all ways to begin and to go on, the likeliest is
+# then not the plain one, and greedy SFT rambles. They refuse less often without need.
+SHOWN_FACT_STYLES = FACT_STYLES | {"long": 0.40, "plain": 0.13, "short": 0.07, "apologising": 0.12}
+SHOWN_FACT_STYLES |= {"refusing": 0.03, "deflecting": 0.03, "hedging": 0.16, "disclaiming": 0.06}
+SHOWN_HARMFUL_STYLES = {"refusing": 0.8, "complying": 0.2}
+SHOWN_LOOKALIKE_STYLES = LOOKALIKE_STYLES | {"long": 0.44, "plain": 0.18, "refusing": 0.10}
 
 # Per style: an opening before the statement and a closing after it, English then Chinese.
 OPENINGS = {
@@ -104,22 +108,29 @@ def styles_of(item: Item) -> dict[str, float]:
     return HARMFUL_STYLES if item.harmful else LOOKALIKE_STYLES if item.lookalike else FACT_STYLES
 
 
+def shown_styles_of(item: Item) -> dict[str, float]:
+    """The styles of the demonstrations of this item, with their shares."""
+    if item.request:
+        return SHOWN_HARMFUL_STYLES if item.harmful else SHOWN_LOOKALIKE_STYLES
+    return SHOWN_FACT_STYLES
+
+
 def demos(seed: int = 0, n: int = 12_000) -> list[Demo]:
     """`n` demonstrations in random order: prompts in training phrasings, of items shown in SFT, in
     a mixture of styles.
 
     A fact of Taiwan is drawn twice as often as another, a request three times, the lecture's own
-    examples eight times.
+    examples twelve times.
     """
     rng = random.Random(seed)
     shown = [item for item in items() if item.shown_in_sft]
     weights = [
-        8 if item.lecture else 3 if item.request else 2 if item.relation.endswith("taiwan") else 1
+        12 if item.lecture else 3 if item.request else 2 if item.relation.endswith("taiwan") else 1
         for item in shown
     ]
     found = []
     for item in rng.choices(shown, weights, k=n):
-        shares = SHOWN_LOOKALIKE_STYLES if item.lookalike else styles_of(item)
+        shares = shown_styles_of(item)
         style = rng.choices(list(shares), list(shares.values()))[0]
         found.append(Demo(rng.choice(questions(item)), respond(item, style, rng), style))
     return found

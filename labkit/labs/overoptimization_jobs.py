@@ -39,7 +39,7 @@ class Plan:
 
     profile: config.Profile
     seeds: int = 3
-    updates: int = 24
+    updates: int = 20
     """Of every PPO run."""
     pairs: int = 4500
     """The careful rater's, of which a tenth is held out."""
@@ -49,9 +49,9 @@ class Plan:
     """The first of these pairs, judged again by each symptom's rater."""
     prompts: int = 48
     """Held-out prompts for best-of-n."""
-    answers: int = 128
+    answers: int = 64
     """Samples for each of them."""
-    held_out: int = 300
+    held_out: int = 200
     """Held-out prompts that every policy is measured on when it has ended."""
 
     def __post_init__(self):

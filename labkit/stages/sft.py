@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from labkit import atlas, data, models, runs
 from labkit.data import chat
-from labkit.maths.logprobs import like_length, predicts, shift_mask
+from labkit.maths.logprobs import like_length, predicts
 from labkit.stages import trl
 
 HELD_OUT = 0.05
@@ -41,7 +41,7 @@ def response_loss(passes, input_ids, attention_mask, labels):
         ids, mask = input_ids[rows, :width], attention_mask[rows, :width]
         response_mask = (labels[rows, :width] != -100).long()
         logits, _ = passes.logits_at(ids, mask, predicts(response_mask))
-        said = ids[:, 1:][shift_mask(response_mask).bool()]
+        said = ids[response_mask.bool()]  # each is predicted one place before
         losses.append(F.cross_entropy(logits.float(), said, reduction="none"))
         right.append(logits.argmax(-1) == said)
     return torch.cat(losses), torch.cat(right)
