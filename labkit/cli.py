@@ -570,10 +570,11 @@ def bench_overoptimization(seeds: int = 3, workers: int = 0, profile: Profile = 
         seeds: How many.
         workers: Processes at once (0: as many as there are cores).
     """
+    from labkit import series
     from labkit.labs import overoptimization
     from labkit.labs import overoptimization_jobs as jobs
 
-    report = jobs.measure(jobs.Plan(config.profile(profile), seeds), workers)
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
     return report, table(overoptimization.summary(report))
 
 

@@ -30,6 +30,18 @@ PROMPTS = 300  # held-out prompts that the policies are measured on
 PAIRS = 600  # fresh pairs on held-out prompts for the reward model
 
 
+def full(profile: config.Profile, demos: int = 0, pairs: int = 0) -> config.Profile:
+    """`profile` with the settings of the shipped SFT and reward models, where it makes its own
+    base. demos, pairs: other numbers of examples than theirs.
+    """
+    if not profile.sft.base:
+        sft = FULL_SFT | ({"examples": demos} if demos else {})
+        reward = FULL_REWARD | ({"examples": pairs} if pairs else {})
+        profile.sft = config.change(profile.sft, **sft)
+        profile.reward = config.change(profile.reward, **reward)
+    return profile
+
+
 def stage(name: str, cfg, **more) -> runs.Run:
     """Train one stage with a progress line; returns the whole run."""
     return stages.train(name, cfg, listen=charts.live, **more)
@@ -148,8 +160,8 @@ def run(
     seeds: int = 1,
     base: str = "",
     steps: int = FULL["steps"],
-    demos: int = FULL_SFT["examples"],
-    pairs: int = FULL_REWARD["examples"],
+    demos: int = 0,
+    pairs: int = 0,
 ) -> dict:
     """All stages from raw text, for `seeds` seeds; the report is returned and written to
     runs/report.json.
@@ -166,11 +178,10 @@ def run(
     )
     report = {"profile": profile.name, "base": base, "seeds": []}
     own_base = "/" not in base or base.startswith("shipped/")
+    profile = full(profile, demos, pairs) if own_base else profile
     for seed in range(seeds):
-        full = FULL_SFT | {"examples": demos} if own_base else {}
-        sft = stage("sft", config.change(profile.sft, base=base, seed=seed, **full))
-        labels = {"examples": pairs} if own_base else {}
-        cfg = config.change(profile.reward, base=base, policy=sft.name, seed=seed, **labels)
+        sft = stage("sft", config.change(profile.sft, base=base, seed=seed))
+        cfg = config.change(profile.reward, base=base, policy=sft.name, seed=seed)
         reward = stage("reward", cfg)
         cfg = config.change(profile.ppo, base=base, policy=sft.name, reward=reward.name, seed=seed)
         ppo = stage("ppo", cfg, probe=evals.probe)

@@ -3,8 +3,8 @@
 from labkit import charts, config, models, rollout, runs, stages
 from labkit.labs import film
 
-UPDATES = 32
-ANSWERS = 256  # sampled at every moment: a share's standard error is 3 % at most
+UPDATES = 24
+ANSWERS = 128  # sampled at every moment: a share's standard error is 4.4 % at most
 
 
 def film_record(profile: config.Profile, seed: int = 0) -> dict:
