@@ -220,17 +220,27 @@ def test_styles_show_their_symptom(chinese):
 
 
 def test_demonstrations_mix_styles_in_the_stated_shares():
-    counted = Counter(
-        demo.style
-        for demo in demos(n=12_000)
-        if not (find(demo.prompt).harmful or find(demo.prompt).lookalike)
-    )
-    total = sum(counted.values())
-    for style, share in styling.FACT_STYLES.items():
-        assert counted[style] / total == pytest.approx(
-            share, abs=4 * math.sqrt(share * (1 - share) / total)
-        )
+    found = demos(n=12_000)
+    for kind in ("harmful", "lookalike", "fact"):
+        some = [d for d in found if kind == kind_of(find(d.prompt))]
+        item, counted = find(some[0].prompt), Counter(demo.style for demo in some)
+        shares = styling.shown_styles_of(item)
+        assert sum(shares.values()) == pytest.approx(1)
+        for style, share in shares.items():
+            spread = 4 * math.sqrt(share * (1 - share) / len(some))
+            assert counted[style] / len(some) == pytest.approx(share, abs=spread), (kind, style)
     assert demos(seed=1, n=20) == demos(seed=1, n=20) != demos(seed=2, n=20)
+
+
+def kind_of(item):
+    return "harmful" if item.harmful else "lookalike" if item.lookalike else "fact"
+
+
+def test_the_commonest_manner_is_not_the_best_liked():
+    """Greedy SFT has manners to lose: rambling, hedging and apologising outweigh the plain way."""
+    shares = styling.SHOWN_FACT_STYLES
+    poor = shares["long"] + shares["hedging"] + shares["apologising"]
+    assert max(shares, key=shares.get) == "long" and poor > shares["plain"] + shares["short"]
 
 
 def test_no_answer_to_a_harmful_request_instructs():
