@@ -225,7 +225,7 @@ class Ppo(Adapted):
     """First updates in which only the critic learns."""
     warmup: int = 3
     """Updates of linear learning-rate warm-up."""
-    beta: float = 0.15
+    beta: float = 0.2
     """Weight of the KL penalty; with target_kl it is only where the controller starts."""
     target_kl: float = 2.0
     """KL to the reference in nats per response that the adaptive controller aims at (arXiv
