@@ -451,7 +451,7 @@ def test_a_guess_comes_before_its_experiment(capsys):
         right, text = said(guess, ["few", "many"], experiment)
         assert right is False and "first your guess" in text and not ran
     right, text = said("many", ["few", "many"], experiment)
-    assert right is True and "measured: few 0.7, many 0.8" in text and ran == [1]
+    assert right is True and "few 0.7, many 0.8" in text and ran == [1]
     right, text = said("few", ["few", "many"], experiment)
     assert right is False and "you said 'few', and it is 'many'" in text
     right, text = said("few", ["few", "many"], lambda: {"few": 1})

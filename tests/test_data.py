@@ -122,7 +122,9 @@ def test_text_is_cut_at_blank_lines(tmp_path, file):
 
 def test_the_atlas_is_asked_by_name(monkeypatch):
     monkeypatch.setattr(sources.text, "corpus", lambda: ["玉山"])
-    monkeypatch.setattr(sources.styles, "demos", lambda: [Demo("Q", "A"), Demo("R", "B")])
+    asked = []
+    two = [Demo("Q", "A"), Demo("R", "B")]
+    monkeypatch.setattr(sources.styles, "demos", lambda n: asked.append(n) or two)
     monkeypatch.setattr(sources.styles, "prompts", lambda part: [f"{part}?"])
     found = (
         sources.load_text("atlas"),
@@ -130,6 +132,8 @@ def test_the_atlas_is_asked_by_name(monkeypatch):
         sources.load_prompts("atlas"),
     )
     assert found == (["玉山"], [Demo("Q", "A")], ["train?"])
+    sources.load_demos("atlas", 20_000)  # as many as are wanted
+    assert asked == [12_000, 20_000]
     assert "policy's own answers" in refusal(data.load_pairs, "atlas")
 
 

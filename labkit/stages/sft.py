@@ -47,17 +47,21 @@ def response_loss(passes, input_ids, attention_mask, labels):
     return torch.cat(losses), torch.cat(right)
 
 
-def trainer_on(passes):
+def fast_trainer():
     """TRL's SFTTrainer with `response_loss` in place of its own pass over the peft model: the same
     loss, twice as fast for a small model.
     """
     from trl import SFTTrainer
 
     class Trainer(SFTTrainer):
+        passes = None
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            passes.refresh()  # each call comes after a step
+            # Made at the first call: before, the trainer may still move the weights.
+            self.passes = self.passes or models.forward(self.model, "default")
+            self.passes.refresh()  # each call comes after a step
             names = ("input_ids", "attention_mask", "labels")
-            losses, right = response_loss(passes, *(inputs[name] for name in names))
+            losses, right = response_loss(self.passes, *(inputs[name] for name in names))
             found = self._metrics["train" if model.training else "eval"]
             found["mean_token_accuracy"].append(right.float().mean().item())
             loss = losses.sum() / (
@@ -81,13 +85,7 @@ def train(cfg, run):
     training, held_out = data.split(demos, HELD_OUT, cfg.seed)
     model = models.add_lora(model, cfg)
     trainer = trl.train(
-        trainer_on(models.forward(model, "default")),
-        SFTConfig,
-        model,
-        tokenizer,
-        rows(tokenizer, training, cfg),
-        cfg,
-        run,
+        fast_trainer(), SFTConfig, model, tokenizer, rows(tokenizer, training, cfg), cfg, run
     )
     models.save_adapter(model, run, "default")
     measured = trl.evaluate(trainer, rows(tokenizer, held_out, cfg))
