@@ -15,15 +15,15 @@ import test_panel_browser
 from test_panel_browser import ROOT, Page, chromium, jupyterlab, rating_cell
 
 FOLDER = ROOT / "notebooks/pictures"
-LARGEST = 60_000  # bytes
+LARGEST = 120_000  # bytes
 WIDE = 760  # of the page in which a panel stands: narrow, so that two fit beside each other
 # Of each mode: the question, how many answers, and the buttons that are pressed before the picture.
 SCENES = {
     "pair": ("台灣最高的山是哪座？", 2, ()),
-    "regenerated": ("What is the capital of France?", 2, (">",)),
+    "regenerated": ("What is the capital of France?", 2, ()),
     "thumb": ("你是誰？", 1, ()),
-    "rank": ("What is the highest mountain in Taiwan?", 4, ("C", "A")),
-    "scale": ("請教我讓自己家的 wifi 變快。", 3, ("8",)),
+    "rank": ("What is the highest mountain in Taiwan?", 4, ()),
+    "scale": ("請教我讓自己家的 wifi 變快。", 3, ()),
 }
 
 
@@ -59,7 +59,7 @@ def side_by_side(browser, shots) -> bytes:
 
 
 def main():
-    test_panel_browser.WAIT = 600_000  # ms: nobody waits for a test here
+    test_panel_browser.WAIT = 60_000  # ms
     said = answers([question for question, _, _ in SCENES.values()], 4)
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -68,7 +68,9 @@ def main():
             place.mkdir()
         with jupyterlab(places[0]) as lab, chromium(places[1]) as browser:
             for mode, (question, n, presses) in SCENES.items():
-                items = [(question, said[question][:n])] + [(f"{i}", "abcd"[:n]) for i in range(24)]
+                items = [(question, said[question][:n])] + [
+                    (f"{i}", list("abcd"[:n])) for i in range(24)
+                ]
                 view = Page(lab, browser, mode, rating_cell(items, mode))
                 view.page.set_viewport_size({"width": WIDE, "height": 1400})
                 for name in presses:
