@@ -175,7 +175,7 @@ class Reward(Adapted):
     """Share of the prompts whose pairs are held out."""
     reads: str = "last"
     """Where the score is read: at the "last" token, as large reward models do, or from the "mean"
-    over all tokens: what the tiny base needs, which learned to forget at [END].
+    over all tokens, which the tiny base learns in fewer steps (models.Head).
     """
     epochs: float = 2.0
     """Large reward models over-fit from the second pass (arXiv 2203.02155, C.2); the small one

@@ -31,6 +31,7 @@ from labkit.atlas.symptoms import symptoms
 from labkit.data import chat
 from labkit.labs.overoptimization import RATERS, SETTINGS, SINGLE, expected_best
 from labkit.stages import pairs as preferences
+from labkit.stages.reward import sequences
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def relabelled(pairs: list, rater) -> list:
 
 
 def learn(cfg, run, member: int = 0):
-    """stages.reward in a quarter of its time: the same loss, on plain weights and in one pass.
+    """stages.reward in one pass, where its pairs may come in another order than another member's.
     Leaves adapter, head, accuracy and "hits" (which held-out pairs it ranks as the rater does).
     """
     begin = runs.load(cfg.policy)
@@ -180,12 +181,6 @@ def learn(cfg, run, member: int = 0):
     run.info["hits"] = [int(hit) for hit in chosen > rejected]
     models.save_adapter(model, run, "reward", head)
     run.finish(pairs=len(training), held_out=len(held_out), accuracy=fmean(run.info["hits"]))
-
-
-def sequences(rows) -> list[list[int]]:
-    """Prompt + response of pair rows: all that were chosen, then all that were rejected."""
-    sides = ("chosen_ids", "rejected_ids")
-    return [row["prompt_ids"] + row[side] for side in sides for row in rows]
 
 
 def scored(reward, head, tokenizer, rows: list[list[int]], size: int = 32) -> torch.Tensor:

@@ -16,9 +16,9 @@ class Head(nn.Module):
     mean and std are () tensors.
 
     reads: where a reward model's head reads a sequence: "last", at its last token (arXiv
-    2203.02155), or "mean", the mean over its tokens. A base that read documents packed end to end
-    learned to forget at [END] what stood before, and that is the last token: there "mean" learns
-    in a fraction of the steps (notebook 06).
+    2203.02155), or "mean", the mean over its tokens. On the tiny base "mean" agreed with the rater
+    in .77 of held-out pairs after 188 steps and "last" in .69 (one seed). The likely cause: it read
+    documents packed end to end, where nothing before an [END], the last token, matters after it.
     """
 
     def __init__(self, width: int, reads: str = "last"):
