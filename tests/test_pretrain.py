@@ -1,10 +1,15 @@
 """Pre-training: the optimiser, the rows, the schedule, and whole runs on a learner's own text."""
 
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.nn.utils import parametrize
 
 from labkit import LabError, config, models, runs
 from labkit.data import chat
+from labkit.models import dense
 from labkit.stages import pretrain
 
 TALE = (
@@ -161,3 +166,61 @@ def test_a_rate_that_is_too_high_ends_with_its_cause(book, empty_runs, monkeypat
         pretrain.train(cfg, run)
     assert ("(step 12)" in str(stopped.value)) is last
     assert runs.listing() == []
+
+
+def test_rounded_matrices_are_those_of_the_4_bit_base(tiny_base, tokenizer):
+    """What training sees is what load_base's layers compute with, to the last bit."""
+    plain, _ = models.load_base(str(tiny_base.path), quantize=False)
+    in_4_bits, _ = models.load_base(str(tiny_base.path))
+    layers = dict(in_4_bits.named_modules())
+    pretrain.round_matrices(plain)
+    seen = 0
+    for name, layer in plain.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name != "lm_head":
+            theirs, _ = dense.dequantised(layers[name])
+            assert torch.equal(layer.weight, theirs.to(layer.weight.dtype)), name
+            seen += 1
+    assert seen == 7 * plain.config.num_hidden_layers
+    assert not parametrize.is_parametrized(plain.lm_head)
+
+
+def test_the_gradient_passes_the_rounding_and_the_matrix_comes_back(tiny_base):
+    plain, _ = models.load_base(str(tiny_base.path), quantize=False)
+    layer = plain.model.layers[0].mlp.down_proj
+    before = layer.weight.detach().clone()
+    pretrain.round_matrices(plain)
+    x = torch.randn(5, layer.in_features)
+    matrix = layer.parametrizations.weight.original.requires_grad_(True)
+    layer(x).sum().backward()
+    assert torch.allclose(matrix.grad, x.sum(0).expand_as(matrix), atol=1e-5)
+    assert not torch.equal(layer.weight, before)
+    pretrain.unround(plain)
+    assert torch.equal(layer.weight, before) and isinstance(layer.weight, torch.nn.Parameter)
+
+
+def test_the_setting_reaches_the_passes_and_plain_matrices_are_saved(book, empty_runs):
+    losses = {}
+    for rounded in (0, 1):
+        with runs.start("pretrain", small(book, rounded=rounded), f"r{rounded}") as run:
+            pretrain.train(small(book, rounded=rounded), run)
+        losses[rounded] = [line["loss"] for line in run.metrics()]
+        keys = load_file(run.path / "model.safetensors")
+        assert not any("parametrizations" in key for key in keys)
+    assert losses[0][0] != losses[1][0]
+
+
+def test_a_run_that_goes_on_counts_what_was_read_and_keeps_the_log(book, empty_runs, tmp_path):
+    with runs.start("pretrain", small(book), "first") as first:
+        pretrain.train(small(book), first)
+    with runs.start("pretrain", small(book, start_from="first"), "second") as second:
+        pretrain.train(small(book, start_from="first"), second)
+    assert second.evaluation["tokens"] == 2 * first.evaluation["tokens"]
+    before, lines = first.metrics(), second.metrics()
+    assert lines[: len(before)] == before and len(lines) == 2 * len(before)
+    assert lines[len(before)]["tokens"] > before[-1]["tokens"]
+    # Somebody else's folder has no log to go on with.
+    bare = tmp_path / "bare"
+    shutil.copytree(first.path, bare, ignore=shutil.ignore_patterns("*.jsonl"))
+    with runs.start("pretrain", small(book, start_from=str(bare)), "third") as third:
+        pretrain.train(small(book, start_from=str(bare)), third)
+    assert third.evaluation["tokens"] == first.evaluation["tokens"]

@@ -35,6 +35,7 @@ from labkit.models.base import (
     new_base,
     parameter_count,
     resolve_base,
+    rounded,
     save_base,
 )
 from labkit.models.dense import Dense, Switched, forward, supports
@@ -84,6 +85,7 @@ __all__ = [
     "quiet",
     "reference",
     "resolve_base",
+    "rounded",
     "rewards",
     "save_adapter",
     "save_base",

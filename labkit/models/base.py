@@ -167,6 +167,15 @@ def run_name(run) -> str:
     return f"shipped/{run.stage}" if run.shipped else run.name
 
 
+@torch.no_grad()
+def rounded(weight: torch.Tensor) -> torch.Tensor:
+    """`weight` (R, C) as it comes back from NF4: what load_base's 4-bit layers compute with."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    compat.blocks_across_rows()
+    return dequantize_4bit(*quantize_4bit(weight.contiguous(), quant_type="nf4"))
+
+
 def base_of(run, name: str = "") -> str:
     """The base to load for an adapter run: `name` when a setting gives one, else the base that the
     adapter was trained on.

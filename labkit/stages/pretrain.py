@@ -9,10 +9,13 @@ in fewer tokens than AdamW when we measured (`python -m labkit bench pretrain`).
 
 import math
 import random
+import shutil
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import parametrize
 
 from labkit import LabError, atlas, models, runs
 from labkit.data import chat
@@ -84,6 +87,31 @@ def schedule(step: int, cfg) -> float:
     40 %.
     """
     return min((step + 1) / max(1, cfg.warmup), 1.0, (cfg.steps - step) / (0.4 * cfg.steps))
+
+
+class Rounded(torch.nn.Module):
+    """A matrix as its NF4 copy will be read; the gradient passes straight through the rounding to
+    the matrix itself (quantisation-aware training, arXiv 1712.05877; arXiv 1308.3432, 4).
+    """
+
+    def forward(self, weight):
+        return weight + (models.rounded(weight.detach()) - weight.detach())
+
+
+def round_matrices(model):
+    """Every pass reads the matrices of the blocks in NF4, as all later stages will: what rounding
+    loses is learnt again.
+    """
+    for layer in model.model.layers.modules():
+        if isinstance(layer, torch.nn.Linear):
+            parametrize.register_parametrization(layer, "weight", Rounded())
+
+
+def unround(model):
+    """The matrices themselves again; NF4 rounds them to what was trained."""
+    for layer in model.model.layers.modules():
+        if parametrize.is_parametrized(layer):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
 def pack(tokenizer, documents: list[str], width: int, marks: bool = False) -> torch.Tensor:
@@ -190,29 +218,44 @@ def steps(model, rows: torch.Tensor, cfg):
         yield loss.detach()
 
 
+def go_on_with_log(start_from: str, run) -> int:
+    """How many tokens the weights of `start_from` have read (0 where no log says so); its log
+    becomes the beginning of `run`'s, so that a curve begins where the weights do.
+    """
+    log = Path(models.resolve_base(start_from)) / "metrics.jsonl"
+    if not log.exists():
+        return 0
+    shutil.copy(log, run.path / log.name)
+    return max((line.get("tokens", 0) for line in run.metrics()), default=0)
+
+
 def train(cfg, run):
     """Train tokenizer and base on cfg.corpus; the run folder then is a Hugging Face model folder.
     Returns (model, tokenizer).
 
-    Logs loss, validation_loss (nats per token), tokens, tokens_per_second and a sample.
+    Logs loss, validation_loss (nats per token), tokens (those that cfg.start_from read come first),
+    tokens_per_second and a sample.
     Raises LabError for a corpus too small to fill a batch.
     """
-    model = tokenizer = None
+    model, tokenizer, read = None, None, 0
     if cfg.start_from:
         model, tokenizer = models.load_base(cfg.start_from, quantize=False)
+        read = go_on_with_log(cfg.start_from, run)
     tokenizer, rows, validation, run.info["data_hash"] = prepare(cfg, tokenizer)
     model = model or models.new_base(cfg, tokenizer)
     model.to(runs.device()).requires_grad_(True).train()
+    if cfg.rounded:
+        round_matrices(model)
     started = time.time()
     for step, loss in enumerate(steps(model, rows, cfg)):
         if step % 10 == 0 or step == cfg.steps - 1:
-            tokens = (step + 1) * cfg.batch_size * rows.shape[1]
+            new = (step + 1) * cfg.batch_size * rows.shape[1]
             entry = {
                 "step": step + 1,
                 "steps": cfg.steps,
                 "loss": loss.item(),
-                "tokens": tokens,
-                "tokens_per_second": tokens / (time.time() - started),
+                "tokens": read + new,
+                "tokens_per_second": new / (time.time() - started),
             }
             if step % max(10, cfg.steps // 10 // 10 * 10) == 0 or step == cfg.steps - 1:
                 entry |= {
@@ -222,6 +265,7 @@ def train(cfg, run):
             run.log(**entry)
 
     model.eval()
+    unround(model)
     settle_unseen(model, rows)
     models.save_base(model, tokenizer, run.path)
     final = validation_loss(model, validation, cfg.batch_size)
@@ -230,7 +274,7 @@ def train(cfg, run):
     run.finish(
         validation_loss=final,
         perplexity=perplexity,
-        tokens=tokens,
+        tokens=read + new,
         seconds=time.time() - started,
         parameters=sum(p.numel() for p in model.parameters()),
         corpus_rows=len(rows),
