@@ -114,8 +114,11 @@ def win_rate(prompts: list[str], ours: list[str], theirs: list[str]) -> float:
 
 @torch.no_grad()
 def entropy(model, tokenizer, prompts: list[str], temperature: float = 1.0) -> float:
-    """How undecided the active adapter is, in nats per response token: the mean of
-    −log π(token) over one sampled answer per prompt, π and the sampling at `temperature`.
+    """How undecided the active adapter is, in nats per response: the mean of −log π(response) over
+    one sampled answer per prompt, π and the sampling at `temperature`.
+
+    Per response, not per token: a long-winded answer has many tokens that nothing hangs on, which
+    would hide how undecided the few are that decide.
     """
     sample = rollout.sample(model, tokenizer, prompts, temperature=temperature)
     logprobs = sample.logprobs
@@ -125,14 +128,14 @@ def entropy(model, tokenizer, prompts: list[str], temperature: float = 1.0) -> f
             input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask)
         ).logits
         logprobs = response_logprobs(logits / temperature, ids) * shift_mask(sample.response_mask)
-    return -(logprobs.sum() / sample.response_mask.sum()).item()
+    return -(logprobs.sum() / len(prompts)).item()
 
 
 def matched_temperature(
     model, tokenizer, prompts: list[str], target: float, steps: int = 6
 ) -> float:
     """The temperature at which the active adapter has an entropy of `target` nats per response
-    token (`entropy`), by bisection between 0.05 and 1.5.
+    (`entropy`), by bisection between 0.05 and 1.5.
 
     What a method gained by becoming less random alone, its starting point gains too when it is
     sampled at this temperature: the control that has learned nothing.

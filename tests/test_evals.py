@@ -1,6 +1,7 @@
 """Measurements, by hand: judged answers, win rate, perplexity, a reward model's agreement."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,8 +87,15 @@ def undecided(base):
 def test_entropy_rises_with_temperature_and_is_matched(undecided):
     prompts = [FRANCE] * 64
     low, middle, high = (evals.entropy(*undecided, prompts, t) for t in (0.3, 0.6, 1.2))
-    assert 0 < low < middle < high <= math.log(len(undecided[1]))
+    assert 0 < low < middle < high <= 48 * math.log(len(undecided[1]))  # 48 tokens at most
     assert evals.matched_temperature(*undecided, prompts, middle) == pytest.approx(0.6, abs=0.15)
+
+
+def test_entropy_is_that_of_answers_and_not_of_tokens(monkeypatch):
+    logprobs = torch.tensor([[-1.0, -2.0, -0.0], [-3.0, 0.0, 0.0]])  # 0 beyond the answer's end
+    sample = SimpleNamespace(logprobs=logprobs)
+    monkeypatch.setattr(rollout, "sample", lambda *_, **__: sample)
+    assert evals.entropy(None, None, [FRANCE] * 2) == 3.0
 
 
 def test_entropy_is_the_same_where_generate_samples(undecided, monkeypatch):
