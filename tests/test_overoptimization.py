@@ -9,7 +9,6 @@ from dataclasses import replace
 from statistics import fmean
 
 import pytest
-import torch
 
 from labkit import LabError, atlas, cli, config, data, runs
 from labkit.labs import overoptimization as over
@@ -249,38 +248,6 @@ def test_another_raters_labels_are_that_raters():
     rater = atlas.Rater("polite", tastes={"apology": 0.6}, temperature=0)
     (pair,) = jobs.relabelled(pairs, rater)
     assert (pair.chosen, pair.rejected, pair.rater) == (polite, plain, "polite")
-
-
-def test_a_judge_learns_its_raters_taste(ppo_cfg, tmp_path):
-    pairs = [
-        data.Pair(f"{word} {i}?", "Gold is a metal.", "I think it may be Paris.")
-        for i in range(20)
-        for word in ("What", "誰")
-    ]
-    file = data.save_jsonl(pairs, tmp_path / "pairs.jsonl")
-    cfg = config.Reward(
-        policy=ppo_cfg.policy, data=str(file), examples=0, batch_size=4, validation_fraction=0.2
-    )
-    with runs.start("reward", cfg, "over-learned") as run:
-        jobs.learn(cfg, run, member=1)
-    assert run.evaluation["accuracy"] == 1.0 == fmean(run.info["hits"])
-    assert (run.evaluation["pairs"], run.evaluation["held_out"]) == (32, 8)
-
-
-def test_scores_come_in_the_order_of_the_rows(scene):
-    players, batch, experience = scene
-    rows = [row[mask.bool()].tolist() for row, mask in zip(batch.input_ids, batch.attention_mask)]
-    [(reward, head)] = players.rewards
-    with torch.no_grad():
-        found = jobs.scored(reward, head, players.tokenizer, rows, size=3)
-    torch.testing.assert_close(found, experience.scores, atol=1e-4, rtol=1e-4)
-
-
-def test_the_rate_rises_and_goes_to_zero():
-    rates = [jobs.warm_then_cosine(step, 20) for step in range(20)]
-    assert rates[0] < rates[1] and rates[1] > 0.9 and rates[-1] < 0.01
-    assert rates[1:] == sorted(rates[1:], reverse=True)
-    assert jobs.warm_then_cosine(0, 1) == 1.0
 
 
 SETTINGS = (over.FREE, over.SMALL, over.ENSEMBLE, "polite rater")

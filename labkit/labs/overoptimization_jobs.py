@@ -30,8 +30,7 @@ from labkit import stages as all_stages
 from labkit.atlas.symptoms import symptoms
 from labkit.data import chat
 from labkit.labs.overoptimization import RATERS, SETTINGS, SINGLE, expected_best
-from labkit.stages import pairs as preferences
-from labkit.stages.reward import sequences
+from labkit.stages.reward import score
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Plan:
     """The careful rater's, of which a tenth is held out."""
     members: int = 4
     """Reward models of the careful rater; the first is the single one."""
-    symptom_pairs: int = 1500
-    """The first of these pairs, judged again by each symptom's rater."""
+    symptom_pairs: int = 4500
+    """The first so many of these pairs, judged again by each symptom's rater."""
     prompts: int = 48
     """Held-out prompts for best-of-n."""
     answers: int = 64
@@ -119,17 +118,19 @@ def sft_of(profile: config.Profile, seed: int) -> runs.Run:
 
 
 def judge(plan: Plan, seed: int, rater: str, member: int = 0) -> dict:
-    """A reward model of `rater` ("careful", or a symptom). Members of one ensemble see the same
-    pairs in another order, with another head, and start from another seed's SFT model.
+    """A reward model of `rater` ("careful", or a symptom), in one pass. Members of one ensemble see
+    the same pairs in another order, with another head, and start from another seed's SFT model.
     """
     file = plan.found(f"answers-{seed}")["pairs"]
     if rater != "careful":
         pairs = relabelled(data.load_pairs(file)[: plan.symptom_pairs], raters(seed)[rater])
         file = str(data.save_jsonl(pairs, plan.folder / f"pairs-{rater}-{seed}.jsonl"))
     begin = plan.run(f"answers-{(seed + member) % plan.seeds}")
-    own = {"policy": begin.name, "data": file, "examples": 0, "epochs": 1.0, "seed": seed}
-    cfg = config.change(plan.profile.reward, validation_fraction=0.1, **own)
-    run = made("reward", cfg, f"{plan.key}-{rater}-{seed}-{member}", partial(learn, member=member))
+    own = {"policy": begin.name, "data": file, "examples": 0, "validation_fraction": 0.1}
+    own |= {"epochs": 1.0, "batch_size": 32, "seed": 1000 * member + seed}
+    cfg = config.change(plan.profile.reward, **own)
+    train = all_stages.module("reward").train
+    run = made("reward", cfg, f"{plan.key}-{rater}-{seed}-{member}", train)
     return {"run": run.name, **{k: v for k, v in run.info.items() if k in ("evaluation", "hits")}}
 
 
@@ -142,62 +143,6 @@ def relabelled(pairs: list, rater) -> list:
         if verdict != "same":
             found.append(data.Pair(pair.prompt, *both, rater=rater.name))
     return found
-
-
-def learn(cfg, run, member: int = 0):
-    """stages.reward in one pass, where its pairs may come in another order than another member's.
-    Leaves adapter, head, accuracy and "hits" (which held-out pairs it ranks as the rater does).
-    """
-    begin = runs.load(cfg.policy)
-    model, tokenizer = models.load_base(models.base_of(begin, cfg.base))
-    model = models.load_adapter(model, begin, "reward", trainable=True)
-    pairs = data.load_pairs(cfg.data, cfg.examples)
-    training, held_out, _ = preferences.split_pairs(
-        tokenizer, pairs, cfg, cfg.validation_fraction
-    )  # the same split for every member: cfg.seed is the seed's
-    runs.seed_everything(1000 * member + cfg.seed)
-    random.shuffle(training)
-    head = models.Head(model.config.hidden_size, cfg.reads).to(model.device)
-    reward = models.forward(model, "reward")
-    weights = [*models.adapter_parameters(model, "reward"), head.weight]
-    optimizer = torch.optim.AdamW(weights, lr=cfg.learning_rate)
-    steps = max(1, len(training) // cfg.batch_size)
-
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = cfg.learning_rate * warm_then_cosine(step, steps)
-        batch = training[step * cfg.batch_size : (step + 1) * cfg.batch_size]
-        chosen, rejected = scored(reward, head, tokenizer, sequences(batch)).chunk(2)
-        loss = -torch.nn.functional.logsigmoid(chosen - rejected).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        all_stages.check_finite(step + 1, loss.item())
-        optimizer.step()
-        reward.refresh()
-
-    with torch.no_grad():
-        head.normalise(scored(reward, head, tokenizer, sequences(training[:256])))
-        chosen, rejected = scored(reward, head, tokenizer, sequences(held_out)).chunk(2)
-    run.info["hits"] = [int(hit) for hit in chosen > rejected]
-    models.save_adapter(model, run, "reward", head)
-    run.finish(pairs=len(training), held_out=len(held_out), accuracy=fmean(run.info["hits"]))
-
-
-def scored(reward, head, tokenizer, rows: list[list[int]], size: int = 32) -> torch.Tensor:
-    """Scores (N,) of sequences of ids by a forward pass and its head, in parts of like length."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    parts = []
-    for start in range(0, len(rows), size):
-        part = [rows[i] for i in order[start : start + size]]
-        ids, mask = chat.pad(part, tokenizer.pad_token_id)
-        ids, mask = ids.to(head.weight.device), mask.to(head.weight.device)
-        parts.append(head.read(reward.hidden_at(ids, mask, head.places(mask)), mask))
-    return torch.cat(parts)[torch.tensor(order).argsort()]
-
-
-def warm_then_cosine(step: int, steps: int) -> float:
-    """Share of the peak rate: up over a tenth of the steps, then a cosine to zero."""
-    return min(1.0, (step + 1) / (0.1 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def policy(plan: Plan, seed: int, setting: str) -> dict:
@@ -254,10 +199,8 @@ def best_of_n(plan: Plan, seed: int) -> dict:
     each = []
     for member in range(plan.members):
         run = plan.run(f"judge-careful-{seed}-{member}")
-        model = models.load_adapter(model, run, f"reward{member}")
-        reward, head = models.forward(model, f"reward{member}"), models.load_head(run)
-        with torch.no_grad():
-            each.append(scored(reward, head, tokenizer, rows, 128).tolist())
+        model, name = models.load_adapter(model, run, f"reward{member}"), f"reward{member}"
+        each.append(score(model, models.load_head(run), tokenizer, rows, adapter=name).tolist())
     dice = random.Random(seed)
     rules = {
         SINGLE: each[0],

@@ -63,7 +63,8 @@ def pair_rows(tokenizer, pairs, cfg) -> list[dict]:
 
 
 def split_pairs(tokenizer, pairs, cfg, fraction: float) -> tuple[list[dict], list[dict], int]:
-    """(training rows, held-out rows, how many pairs were dropped); no prompt is on both sides.
+    """(training rows, held-out rows, how many pairs were dropped); no prompt is on both sides, and
+    the cut does not hang on cfg.seed, so that models of several seeds answer for the same pairs.
 
     Dropped are pairs whose prompt is longer than cfg.max_prompt_tokens (collections hold some that
     no small model can read; standard error says how many) and pairs whose answers are identical.
@@ -81,9 +82,7 @@ def split_pairs(tokenizer, pairs, cfg, fraction: float) -> tuple[list[dict], lis
         if not fitting:
             raise LabError(f"{told}. Raise max_prompt_tokens, or give pairs with shorter prompts.")
         print(f"{told} and are left out.", file=sys.stderr)
-    training, held_out = (
-        pair_rows(tokenizer, part, cfg) for part in data.split(fitting, fraction, cfg.seed)
-    )
+    training, held_out = (pair_rows(tokenizer, part, cfg) for part in data.split(fitting, fraction))
     dropped = len(pairs) - len(training) - len(held_out)
     if not training:
         raise LabError(

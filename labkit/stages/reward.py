@@ -7,6 +7,8 @@ Only differences of scores mean something, so at the end they are shifted and sc
 variance 1 on the SFT policy's answers.
 """
 
+import statistics
+
 import torch
 
 from labkit import data, models, rollout, runs
@@ -19,8 +21,8 @@ NORMALISE_ON = 256  # pairs or prompts; 512 answers give the spread of the score
 
 def train(cfg, run):
     """Train adapter "reward" and head on the pairs cfg.data (config.Reward); leaves both and the
-    held-out accuracy in `run`, and which answers' standard deviation a score is measured in
-    ("normalised_on").
+    held-out accuracy in `run`, which of the held-out pairs it ranks as the rater does ("hits"), and
+    which answers' standard deviation a score is measured in ("normalised_on").
     """
     from trl import RewardConfig, RewardTrainer
 
@@ -59,7 +61,8 @@ def train(cfg, run):
     evaluation = {"pairs": len(training), "dropped": dropped, "held_out": len(held_out), **counted}
     if held_out:
         chosen, rejected = score(model, head, tokenizer, sequences(held_out)).chunk(2)
-        evaluation["accuracy"] = (chosen > rejected).float().mean().item()
+        run.info["hits"] = (chosen > rejected).int().tolist()
+        evaluation["accuracy"] = statistics.fmean(run.info["hits"])
         evaluation["margin"] = (chosen - rejected).mean().item()
     run.finish(**evaluation, normalised_on=normalised_on)
 
@@ -97,14 +100,15 @@ def sampled(model, tokenizer, rows, cfg) -> list[list[int]]:
 
 
 @torch.no_grad()
-def score(model, head, tokenizer, rows, batch_size: int = 64) -> torch.Tensor:
-    """Scores (N,) of N sequences of ids, on the CPU."""
-    scores = torch.empty(len(rows))
+def score(
+    model, head, tokenizer, rows, batch_size: int = 64, adapter: str = "reward"
+) -> torch.Tensor:
+    """Scores (N,) of N sequences of ids under `adapter`, on the CPU."""
+    passes, scores = models.forward(model, adapter), torch.empty(len(rows))
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for start in range(0, len(rows), batch_size):
         batch = by_length[start : start + batch_size]
-        ids, attention_mask = chat.pad([rows[i] for i in batch], tokenizer.pad_token_id)
-        scores[batch] = models.rewards(
-            model, head, ids.to(model.device), attention_mask.to(model.device)
-        ).cpu()
+        ids, mask = chat.pad([rows[i] for i in batch], tokenizer.pad_token_id)
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        scores[batch] = head.read(passes.hidden_at(ids, mask, head.places(mask)), mask).cpu()
     return scores
