@@ -268,3 +268,15 @@ def test_the_peer_trains_on_the_same_prompts_and_scores(world, tmp_path, lora):
     assert report["trl"] == "1.12.0" and report["score_difference"] < 1e-3
     assert [point["update"] for point in report["curve"]] == [0, 3] and len(report["updates"]) == 3
     assert report["prompt"] == bench.run(None, 0, {"learning_rate": 1e-3})["prompt"]
+
+
+def test_a_reward_model_that_reads_the_mean_is_trained_again_at_the_last_token(world, monkeypatch):
+    """As the peer's classifier does; the labels stay those of the run that is named."""
+    run = runs.latest("reward", world.reward)
+    assert bench_ppo.last_token_reward(world).name == run.name
+    monkeypatch.setitem(run.info["config"], "reads", "mean")
+    monkeypatch.setattr(runs, "latest", lambda *_: run)
+    asked = {}
+    monkeypatch.setattr(bench_ppo.stages, "train", lambda stage, cfg: asked.update({stage: cfg}))
+    bench_ppo.last_token_reward(world)
+    assert asked == {"reward": config.change(run.config, reads="last")}

@@ -26,7 +26,7 @@ from statistics import fmean, median
 
 import torch
 
-from labkit import LabError, atlas, config, models, rollout, runs
+from labkit import LabError, atlas, config, models, rollout, runs, stages
 from labkit.bench.measure import machine, reached, say, warn_if_busy
 from labkit.data import chat
 
@@ -60,7 +60,7 @@ def compare(cfg, peer: str = "", repeats: int = 5, every: int = EVERY) -> dict:
     peer = peer_folder(peer)
     if repeats < 1:
         raise LabError(f"--repeats is {repeats}, but it must be 1 or more.")
-    cfg = config.change(cfg, target_kl=0.0, checkpoint_every=0)
+    cfg = config.change(cfg, target_kl=0.0, checkpoint_every=0, reward=last_token_reward(cfg).name)
     mine = {"lora": True, "learning_rate": cfg.learning_rate}
     best, trials = mine | {"lora": False}, []
     seeds = list(range(cfg.seed, cfg.seed + repeats))
@@ -102,6 +102,17 @@ def peer_folder(name: str = "") -> Path:
             " folder: --peer FOLDER)."
         )
     return folder
+
+
+def last_token_reward(cfg) -> runs.Run:
+    """The reward run of cfg; where it reads the mean over all tokens, which the peer's reward model
+    cannot, one trained here on the same pairs that reads the last token.
+    """
+    run = runs.latest("reward", cfg.reward)
+    if run.config.reads == "last":
+        return run
+    say(f"{run.name} reads the mean of all tokens; training one that reads the last, as the peer's")
+    return stages.train("reward", config.change(run.config, reads="last"))
 
 
 class Bench:
