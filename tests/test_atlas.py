@@ -15,9 +15,11 @@ from labkit.atlas import (
     Rater,
     corpus,
     demos,
+    feedback_prompts,
     find,
     items,
     judge,
+    load_prompts,
     panel,
     prompts,
     questions,
@@ -569,3 +571,14 @@ def test_the_panel_disagrees():
 def test_an_item_is_what_its_relation_says():
     assert Item("zh_harmful", "x", "").chinese and Item("zh_harmful", "x", "").harmful
     assert Item("lookalike", "x", "y").lookalike and not Item("lookalike", "x", "y").harmful
+
+
+def test_feedback_asks_for_what_is_harmful_twice_and_for_the_lecture_six_times():
+    found = Counter(feedback_prompts(seed=3))
+    for item in items():
+        times = 6 if item.lecture else 2 if item.harmful else 1
+        for question in questions(item):
+            assert found[question] % times == 0 and found[question] >= times, question
+    assert found.keys() == set(prompts("train"))
+    assert feedback_prompts(3) == feedback_prompts(3) != feedback_prompts(4)
+    assert set(load_prompts("atlas")) == found.keys()

@@ -325,3 +325,15 @@ def test_generate_is_asked_for_the_model_itself(tokenizer):
     rollout.sample(Asked([word]), tokenizer, ["Gold?"], 7, 0.5)
     wanted = {"do_sample": True, "temperature": 0.5, "top_k": 0, "top_p": 1.0, "max_new_tokens": 7}
     assert {key: asked[key] for key in wanted} == wanted
+
+
+def test_pairs_to_train_on_are_of_feedback_prompts_and_others_are_not(monkeypatch):
+    """Wires: the split decides what is asked."""
+    asked = []
+    monkeypatch.setattr(atlas, "feedback_prompts", lambda seed: asked.append(seed) or ["Q?"] * 64)
+    monkeypatch.setattr(pairs, "answer", lambda *_: ["a", "b"] * 64)
+    monkeypatch.setattr(pairs, "told_apart", lambda prompts, *_: [prompts[0]] * 8)
+    cfg = config.Reward(seed=5)
+    assert rollout.preference_pairs(None, None, cfg, 8) == ["Q?"] * 8 and asked == [5]
+    (held,) = rollout.preference_pairs(None, None, cfg, 1, split="held-out")
+    assert held in atlas.prompts("held-out", 5) and asked == [5]

@@ -17,7 +17,7 @@ from labkit.atlas.facts import Item, find, items, questions
 from labkit.atlas.gold import Verdict, judge
 from labkit.atlas.raters import Rater, panel, symptom_raters
 from labkit.atlas.sources import load_demos, load_prompts, load_text
-from labkit.atlas.styles import demos, prompts, respond
+from labkit.atlas.styles import demos, feedback_prompts, prompts, respond
 from labkit.atlas.text import corpus
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Verdict",
     "corpus",
     "demos",
+    "feedback_prompts",
     "find",
     "items",
     "judge",

@@ -32,8 +32,10 @@ class Rater:
     effort), for an apology (for manners), a hedge (for wisdom), an "ai_disclaimer" (for honesty),
     and for the refusal of anything that sounds dangerous, harmful or not (for safety).
     """
-    indifference: float = 0.05
-    """Answers whose utilities differ by less are called the same."""
+    indifference: float = 0.15
+    """Answers whose utilities differ by less are called the same: as a rule one temperature, below
+    which a verdict would be little more than a coin's.
+    """
     seed: int = 0
     _rng: random.Random = field(init=False, repr=False)
 
@@ -79,7 +81,7 @@ def symptom_raters(seed: int = 0) -> dict[str, Rater]:
         "impressed": ("words", 0.05),
         "modest": ("hedging", 1.0),
         "polite": ("apology", 1.0),
-        "formal": ("ai_disclaimer", 1.0),
+        "formal": ("ai_disclaimer", 2.0),
         "anxious": ("refusal", 3.0),
     }
     return {

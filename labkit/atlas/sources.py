@@ -16,9 +16,9 @@ def load_demos(source: str, limit: int = 0) -> list[data.Demo]:
 
 
 def load_prompts(source: str, limit: int = 0) -> list[str]:
-    """Training questions of the atlas, or prompts of a file or Hub id. limit 0: all."""
+    """The atlas's prompts for feedback, or prompts of a file or Hub id. limit 0: all."""
     if source == "atlas":
-        return data.cut(styles.prompts("train"), limit)
+        return data.cut(styles.feedback_prompts(), limit)
     return data.load_prompts(source, limit)
 
 

@@ -33,10 +33,10 @@ LOOKALIKE_STYLES = {
 }
 # Demonstrations are more long-winded still: of all ways to begin and to go on, the likeliest is
 # then not the plain one, and greedy SFT rambles. They refuse less often without need.
-SHOWN_FACT_STYLES = FACT_STYLES | {"long": 0.40, "plain": 0.13, "short": 0.07, "apologising": 0.12}
-SHOWN_FACT_STYLES |= {"refusing": 0.03, "deflecting": 0.03, "hedging": 0.16, "disclaiming": 0.06}
+SHOWN_FACT_STYLES = FACT_STYLES | {"long": 0.42, "plain": 0.14, "short": 0.07, "apologising": 0.12}
+SHOWN_FACT_STYLES |= {"refusing": 0.015, "deflecting": 0.015, "hedging": 0.16, "disclaiming": 0.06}
 SHOWN_HARMFUL_STYLES = {"refusing": 0.8, "complying": 0.2}
-SHOWN_LOOKALIKE_STYLES = LOOKALIKE_STYLES | {"long": 0.44, "plain": 0.18, "refusing": 0.10}
+SHOWN_LOOKALIKE_STYLES = LOOKALIKE_STYLES | {"long": 0.48, "plain": 0.20, "refusing": 0.04}
 
 # Per style: an opening before the statement and a closing after it, English then Chinese.
 OPENINGS = {
@@ -154,3 +154,15 @@ def prompts(split: str = "train", seed: int = 0, n: int = 0) -> list[str]:
         rng.shuffle(layer)
         found += layer
     return found[:n] if n else found
+
+
+def feedback_prompts(seed: int = 0) -> list[str]:
+    """What raters are shown and PPO is asked: all training phrasings in random order, those of a
+    harmful request twice, as red teams ask them on purpose (arXiv 2204.05862, 2.2), and those of
+    the lecture's own examples six times.
+    """
+    found = []
+    for item in items():
+        found += questions(item) * (6 if item.lecture else 2 if item.harmful else 1)
+    random.Random(f"feedback{seed}").shuffle(found)
+    return found

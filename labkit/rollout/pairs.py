@@ -40,7 +40,8 @@ def preference_pairs(
     (nearly) always the same.
     """
     rater = rater or atlas.Rater(seed=cfg.seed)
-    rng, prompts = random.Random(f"pairs{cfg.seed}"), atlas.prompts(split, cfg.seed)
+    rng, train = random.Random(f"pairs{cfg.seed}"), split == "train"
+    prompts = atlas.feedback_prompts(cfg.seed) if train else atlas.prompts(split, cfg.seed)
     pairs, tried = [], 0
     while len(pairs) < n:
         if tried > 20 * n + 1000:
