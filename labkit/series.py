@@ -10,6 +10,8 @@ import re
 import shutil
 import statistics
 
+from safetensors.torch import load_file, save_file
+
 from labkit import atlas, charts, config, evals, models, rollout, runs, stages
 
 # The shipped base: 24.8 M tokens. Rates are lower than a short run's: the skill of looking back at
@@ -21,13 +23,17 @@ FULL = {
     "learning_rate": 0.0035,
     "warmup": 100,
 }
-# The shipped SFT model: six times the demonstrations of a notebook's. More of them bring what the
-# 4-bit base lost by rounding back, and part the harmful requests from their look-alikes.
-FULL_SFT = {"examples": 24_000, "learning_rate": 2e-3, "lora_r": 32, "lora_alpha": 64}
-FULL_REWARD = {"examples": 6000}  # labels of the shipped reward model: twice a notebook's
+# After it, a third as many steps in which every pass reads NF4-rounded matrices: the later stages
+# stand on the rounded base, which without them knows less than the plain one.
+ROUNDED = FULL | {"steps": 2000, "muon_learning_rate": 0.008, "learning_rate": 0.002, "warmup": 30}
+ROUNDED |= {"rounded": 1}
+# The shipped SFT model: nine times the demonstrations of a notebook's, in larger batches; sampled,
+# it then errs less often. The shipped reward model: four times the labels.
+FULL_SFT = {"examples": 36_000, "batch_size": 64, "learning_rate": 2e-3, "lora_alpha": 16}
+FULL_REWARD = {"examples": 12_000, "batch_size": 64, "epochs": 3.0}
 METHODS = ("ppo", "dpo")  # what starts from the SFT policy and is compared with it
 PROMPTS = 300  # held-out prompts that the policies are measured on
-PAIRS = 600  # fresh pairs on held-out prompts for the reward model
+PAIRS = 2000  # fresh pairs on held-out prompts for the reward model
 
 
 def full(profile: config.Profile, demos: int = 0, pairs: int = 0) -> config.Profile:
@@ -45,6 +51,13 @@ def full(profile: config.Profile, demos: int = 0, pairs: int = 0) -> config.Prof
 def stage(name: str, cfg, **more) -> runs.Run:
     """Train one stage with a progress line; returns the whole run."""
     return stages.train(name, cfg, listen=charts.live, **more)
+
+
+def pretrained(cfg: config.Pretrain, steps: int = FULL["steps"]) -> runs.Run:
+    """The base from raw text: `steps` steps in full precision, then a third as many, rounded."""
+    first = stage("pretrain", config.change(cfg, **FULL | {"steps": steps}))
+    more = {"steps": max(1, steps // 3), "start_from": first.name}
+    return stage("pretrain", config.change(cfg, **ROUNDED | more))
 
 
 def asks_back(text: str) -> bool:
@@ -147,6 +160,9 @@ def measure(sft: runs.Run, reward: runs.Run, policies: dict[str, runs.Run], seed
         f"reward_{key}": value
         for key, value in evals.agreement(model, head, tokenizer, pairs).items()
     }
+    if "accuracy" in reward.evaluation:  # pairs of its own, on phrasings as it was trained on
+        found["reward_held_out"] = reward.evaluation["accuracy"]
+        found["reward_held_out_n"] = reward.evaluation["held_out"]
     rise = statistics.fmean(proxy["ppo"]) - statistics.fmean(proxy["sft"])
     return found | {
         "ppo_rise_in_sd": rise / statistics.stdev(proxy["sft"]),
@@ -166,85 +182,95 @@ def run(
     """All stages from raw text, for `seeds` seeds; the report is returned and written to
     runs/report.json.
 
-    base: a pretrain run or Hub id to start from; "" pre-trains one for `steps` steps (a profile
-    with a base of its own takes that, and its own stages' settings). demos, pairs: how many
-    demonstrations and labels each SFT and reward model sees. Report: {"profile", "base",
+    base: a pretrain run or Hub id to start from; "" pre-trains one, for `steps` steps and a third
+    more (a profile with a base of its own takes that, and its own stages' settings). demos, pairs:
+    how many demonstrations and labels each SFT and reward model sees. Report: {"profile", "base",
     "seeds": [figures per seed], "mean": {...}, "spread": {... (highest − lowest)}}.
     """
-    base = (
-        base
-        or profile.sft.base
-        or stage("pretrain", config.change(profile.pretrain, **FULL | {"steps": steps})).name
-    )
-    report = {"profile": profile.name, "base": base, "seeds": []}
-    own_base = "/" not in base or base.startswith("shipped/")
-    profile = full(profile, demos, pairs) if own_base else profile
-    for seed in range(seeds):
-        sft = stage("sft", config.change(profile.sft, base=base, seed=seed))
-        cfg = config.change(profile.reward, base=base, policy=sft.name, seed=seed)
-        reward = stage("reward", cfg)
-        cfg = config.change(profile.ppo, base=base, policy=sft.name, reward=reward.name, seed=seed)
-        ppo = stage("ppo", cfg, probe=evals.probe)
-        dpo = stage("dpo", config.change(profile.dpo, base=base, policy=sft.name, seed=seed))
-        report["seeds"].append(
-            {
-                "seed": seed,
-                "runs": [r.name for r in (sft, reward, ppo, dpo)],
-                "seconds": {r.stage: r.info["seconds"] for r in (sft, reward, ppo, dpo)},
-                **(base_habits(runs.load(base), seed) if own_base else {}),
-                **measure(sft, reward, {"ppo": ppo, "dpo": dpo}, seed),
-            }
-        )
-    figures = [key for key, value in report["seeds"][0].items() if isinstance(value, float)]
-    report["mean"] = {key: statistics.fmean(row[key] for row in report["seeds"]) for key in figures}
-    report["spread"] = {
-        key: max(row[key] for row in report["seeds"]) - min(row[key] for row in report["seeds"])
-        for key in figures
-    }
+    base = base or profile.sft.base or pretrained(profile.pretrain, steps).name
+    profile = full(profile, demos, pairs) if makes_own(base) else profile
+    rows = [one_seed(profile, base, seed) for seed in range(seeds)]
+    report = {"profile": profile.name, "base": base, "seeds": rows, **summary(rows)}
     (runs.root() / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf8")
     return report
 
 
-def ship(report: dict, seed: int = 0) -> None:
-    """For maintainers: make the base and one seed's runs the checkpoints that come with the
-    project, and the report beside them.
+def makes_own(base: str) -> bool:
+    """Whether `base` comes from a pretrain run of ours and not from the Hub."""
+    return "/" not in base or base.startswith("shipped/")
+
+
+def one_seed(profile: config.Profile, base: str, seed: int) -> dict:
+    """Every stage after pre-training with one seed, and its figures: a row of the report."""
+    sft = stage("sft", config.change(profile.sft, base=base, seed=seed))
+    cfg = config.change(profile.reward, base=base, policy=sft.name, seed=seed)
+    reward = stage("reward", cfg)
+    cfg = config.change(profile.ppo, base=base, policy=sft.name, reward=reward.name, seed=seed)
+    ppo = stage("ppo", cfg, probe=evals.probe)
+    dpo = stage("dpo", config.change(profile.dpo, base=base, policy=sft.name, seed=seed))
+    return {
+        "seed": seed,
+        "runs": [r.name for r in (sft, reward, ppo, dpo)],
+        "seconds": {r.stage: r.info["seconds"] for r in (sft, reward, ppo, dpo)},
+        **(base_habits(runs.load(base), seed) if makes_own(base) else {}),
+        **measure(sft, reward, {"ppo": ppo, "dpo": dpo}, seed),
+    }
+
+
+def summary(rows: list[dict]) -> dict:
+    """{"mean": {figure: over the rows}, "spread": {figure: highest − lowest}}."""
+    figures = [key for key, value in rows[0].items() if isinstance(value, float)]
+    mean = {key: statistics.fmean(row[key] for row in rows) for key in figures}
+    spread = {key: max(row[key] for row in rows) - min(row[key] for row in rows) for key in figures}
+    return {"mean": mean, "spread": spread}
+
+
+def shippable(rows: list[dict]) -> dict:
+    """The seed (a row of the report) to ship: whose policies answer most of the lecture's
+    questions, and of those alike the one that is right most often.
+    """
+    policies = ("sft", *METHODS)
+
+    def merits(row):
+        return min(row[f"{p}_lecture"] for p in policies), sum(row[f"{p}_right"] for p in policies)
+
+    return max(rows, key=merits)
+
+
+def ship(report: dict) -> None:
+    """For maintainers: make the base and the runs of one seed (`shippable`) the checkpoints that
+    come with the project, their weights in half precision, and the report beside them.
     """
     target = runs.data_folder() / "checkpoints"
-    names = {
-        runs.load(name).stage: name for name in (report["base"], *report["seeds"][seed]["runs"])
-    }
-    for name_of_stage, name in names.items():
-        source, folder = runs.load(name), target / name_of_stage
-        if source.path == folder:
-            continue
+    names = (report["base"], *shippable(report["seeds"])["runs"])
+    sources = [runs.load(name) for name in names]
+    sources = [run for run in sources if run.path != target / run.stage]
+    renamed = {}  # the runs name each other, and by fingerprint each other's weights
+    for source in sources:
+        folder = target / source.stage
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(
-            source.path,
-            folder,
-            ignore=shutil.ignore_patterns("README.md", "running", "training_args.bin"),
-        )
-        info = json.dumps(source.info, ensure_ascii=False)
-        for (
-            stage_name,
-            own,
-        ) in names.items():  # the runs name each other by where they will be found
-            info = info.replace(f'"{own}"', f'"shipped/{stage_name}"')
-        (folder / "run.json").write_text(
-            json.dumps(
-                {**json.loads(info), "name": f"shipped/{name_of_stage}"},
-                indent=1,
-                ensure_ascii=False,
-                sort_keys=True,
+        unshipped = shutil.ignore_patterns("README.md", "running", "training_args.bin")
+        shutil.copytree(source.path, folder, ignore=unshipped)
+        for file in folder.rglob("*.safetensors"):
+            save_file({k: v.half() for k, v in load_file(file).items()}, file, {"format": "pt"})
+        renamed[f'"{source.name}"'] = f'"shipped/{source.stage}"'
+        for part in ("", models.ADAPTER):
+            renamed[models.fingerprint(str(source.path / part))] = models.fingerprint(
+                str(folder / part)
             )
-            + "\n",
-            "utf8",
-        )
-        config_file = folder / "adapter" / "adapter_config.json"
+    for source in sources:
+        folder = target / source.stage
+        info = {**source.info, "name": f"shipped/{source.stage}"}
+        text = json.dumps(info, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        (folder / "run.json").write_text(_renamed(text, renamed), "utf8")
+        config_file = folder / models.ADAPTER / "adapter_config.json"
         if config_file.exists():
-            config_file.write_text(
-                config_file.read_text("utf8").replace(f'"{report["base"]}"', '"shipped/pretrain"'),
-                "utf8",
-            )
-    (target / "report.json").write_text(
-        json.dumps({**report, "base": "shipped/pretrain"}, indent=1) + "\n", "utf8"
-    )
+            config_file.write_text(_renamed(config_file.read_text("utf8"), renamed), "utf8")
+    shipped = {**report, "base": "shipped/pretrain"}
+    (target / "report.json").write_text(json.dumps(shipped, indent=1) + "\n", "utf8")
+
+
+def _renamed(text: str, names: dict[str, str]) -> str:
+    for old, new in names.items():
+        text = text.replace(old, new)
+    return text

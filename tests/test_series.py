@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 from labkit import config, models, runs, series
 
@@ -38,6 +39,16 @@ def test_every_stage_of_every_seed_leaves_a_whole_run(report):
         (root / name / "run.json").exists() for name in (*names, found["base"])
     )
     assert not list(root.glob(".partial-*"))
+
+
+def test_the_base_reads_rounded_matrices_in_the_end(report, monkeypatch):
+    found, root = report
+    monkeypatch.setenv("LABKIT_RUNS", str(root))
+    last = runs.load(found["base"])
+    first = runs.load(last.config.start_from)
+    assert (first.config.rounded, first.config.steps) == (0, 3)
+    assert (last.config.rounded, last.config.steps) == (1, 1)
+    assert last.evaluation["tokens"] > first.evaluation["tokens"]
 
 
 def test_the_report_holds_what_is_claimed_with_its_spread(report):
@@ -125,7 +136,7 @@ def test_shipped_runs_stand_alone_and_name_each_other(report, tmp_path, monkeypa
         patch.setattr(runs, "data_folder", lambda: tmp_path / "data")
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "atlas").symlink_to(atlas_folder)
-        series.ship(found, seed=1)
+        series.ship(found)
         patch.setenv("LABKIT_RUNS", str(tmp_path / "nothing here"))
         for stage in ("sft", "ppo", "dpo"):
             run = runs.latest(stage)
@@ -133,10 +144,25 @@ def test_shipped_runs_stand_alone_and_name_each_other(report, tmp_path, monkeypa
             model, _ = models.load_policy(run)
             assert models.describe(model)["layers_4bit"] == 7
         models.load_head(runs.latest("reward"))
+        # Half precision has other fingerprints, by which the runs still know each other.
+        assert runs.latest("reward").info["policy"] == models.adapter_id(runs.latest("sft"))
+        for file in (tmp_path / "data/checkpoints").rglob("*.safetensors"):
+            assert {str(t.dtype) for t in load_file(file).values()} == {"torch.float16"}, file
         assert runs.latest("ppo").info["config"]["reward"] == "shipped/reward"
-        for name in (found["base"], *found["seeds"][1]["runs"]):
+        for name in (found["base"], *series.shippable(found["seeds"])["runs"]):
             assert not any(
                 name in path.read_text("utf8")
                 for path in (tmp_path / "data/checkpoints").rglob("*.json")
                 if path.name != "report.json"
             ), name
+
+
+def test_the_seed_to_ship_knows_the_lecture_first():
+    def row(lecture, right):
+        policies = ("sft", "ppo", "dpo")
+        return {f"{p}_lecture": lecture for p in policies} | {f"{p}_right": right for p in policies}
+
+    some = [row(0.9, 1.0), row(1.0, 0.8), row(1.0, 0.9)]
+    assert series.shippable(some) is some[2]
+    some[2]["dpo_lecture"] = 0.5  # one policy that does not know it is enough
+    assert series.shippable(some) is some[1]
