@@ -125,13 +125,13 @@ def test_the_atlas_is_asked_by_name(monkeypatch):
     asked = []
     two = [Demo("Q", "A"), Demo("R", "B")]
     monkeypatch.setattr(sources.styles, "demos", lambda n: asked.append(n) or two)
-    monkeypatch.setattr(sources.styles, "prompts", lambda part: [f"{part}?"])
+    monkeypatch.setattr(sources.styles, "feedback_prompts", lambda: ["feedback?"])
     found = (
         sources.load_text("atlas"),
         sources.load_demos("atlas", 1),
         sources.load_prompts("atlas"),
     )
-    assert found == (["玉山"], [Demo("Q", "A")], ["train?"])
+    assert found == (["玉山"], [Demo("Q", "A")], ["feedback?"])
     sources.load_demos("atlas", 20_000)  # as many as are wanted
     assert asked == [12_000, 20_000]
     assert "policy's own answers" in refusal(data.load_pairs, "atlas")

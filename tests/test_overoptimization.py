@@ -205,10 +205,10 @@ def test_the_shipped_record_is_whole():
     record = over.load()
     file = runs.data_folder() / "checkpoints" / "overoptimization.json"
     assert file.stat().st_size < 300_000
-    assert record["seeds"] and record["settings"] == over.SETTINGS
+    assert len(record["seeds"]) >= 3 and record["settings"] == over.SETTINGS
     assert record["members"] >= 4
     for row in record["seeds"]:
-        assert row["pairs"] >= 1800 and len(row["judges"]["careful"]) == record["members"]
+        assert row["pairs"] >= 4000 and len(row["judges"]["careful"]) == record["members"]
         assert set(row["runs"]) == set(over.SETTINGS)
         assert row["best_of_n"][-1]["n"] >= 64
         for end in (row["sft"], *(run["end"] for run in row["runs"].values())):

@@ -81,7 +81,7 @@ def symptom_raters(seed: int = 0) -> dict[str, Rater]:
         "impressed": ("words", 0.05),
         "modest": ("hedging", 1.0),
         "polite": ("apology", 1.0),
-        "formal": ("ai_disclaimer", 2.0),
+        "formal": ("ai_disclaimer", 3.0),
         "anxious": ("refusal", 3.0),
     }
     return {

@@ -41,6 +41,8 @@ class Plan:
     seeds: int = 3
     updates: int = 20
     """Of every PPO run."""
+    haste: float = 2.0
+    """Learning rate of the PPO runs, in the profile's own: they shall get far in few updates."""
     pairs: int = 4500
     """The careful rater's, of which a tenth is held out."""
     members: int = 4
@@ -154,6 +156,7 @@ def policy(plan: Plan, seed: int, setting: str) -> dict:
     names = [plan.run(f"judge-{rater}-{seed}-{member}").name for member in several]
     own = {"policy": plan.run(f"answers-{seed}").name, "reward": ",".join(names), "seed": seed}
     own |= {"updates": plan.updates, "target_kl": 0.0, "checkpoint_every": 0}
+    own |= {"learning_rate": plan.haste * plan.profile.ppo.learning_rate}
     cfg = config.change(plan.profile.ppo, **own | changes)
     number = list(SETTINGS).index(setting)
     train = partial(all_stages.module("ppo").train, probe=evals.probe)
