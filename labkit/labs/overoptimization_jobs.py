@@ -133,7 +133,8 @@ def judge(plan: Plan, seed: int, rater: str, member: int = 0) -> dict:
     cfg = config.change(plan.profile.reward, **own)
     train = all_stages.module("reward").train
     run = made("reward", cfg, f"{plan.key}-{rater}-{seed}-{member}", train)
-    return {"run": run.name, **{k: v for k, v in run.info.items() if k in ("evaluation", "hits")}}
+    hits = [int(hit) for hit in run.info["hits"]]
+    return {"run": run.name, "evaluation": run.evaluation, "hits": hits}
 
 
 def relabelled(pairs: list, rater) -> list:

@@ -20,9 +20,11 @@ NORMALISE_ON = 256  # pairs or prompts; 512 answers give the spread of the score
 
 
 def train(cfg, run):
-    """Train adapter "reward" and head on the pairs cfg.data (config.Reward); leaves both and the
-    held-out accuracy in `run`, which of the held-out pairs it ranks as the rater does ("hits"), and
-    which answers' standard deviation a score is measured in ("normalised_on").
+    """Train adapter "reward" and head on the pairs cfg.data (config.Reward).
+
+    Leaves both in `run`, with the held-out accuracy, "hits" (a 1 for each held-out pair that it
+    ranks as the rater does, a 0 for each other) and "normalised_on" (which answers' standard
+    deviation a score is measured in).
     """
     from trl import RewardConfig, RewardTrainer
 
@@ -61,8 +63,9 @@ def train(cfg, run):
     evaluation = {"pairs": len(training), "dropped": dropped, "held_out": len(held_out), **counted}
     if held_out:
         chosen, rejected = score(model, head, tokenizer, sequences(held_out)).chunk(2)
-        run.info["hits"] = (chosen > rejected).int().tolist()
-        evaluation["accuracy"] = statistics.fmean(run.info["hits"])
+        hits = (chosen > rejected).tolist()
+        run.info["hits"] = "".join("01"[hit] for hit in hits)
+        evaluation["accuracy"] = statistics.fmean(hits)
         evaluation["margin"] = (chosen - rejected).mean().item()
     run.finish(**evaluation, normalised_on=normalised_on)
 
