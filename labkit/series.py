@@ -254,10 +254,9 @@ def ship(report: dict) -> None:
         for file in folder.rglob("*.safetensors"):
             save_file({k: v.half() for k, v in load_file(file).items()}, file, {"format": "pt"})
         renamed[f'"{source.name}"'] = f'"shipped/{source.stage}"'
-        for part in ("", models.ADAPTER):
-            renamed[models.fingerprint(str(source.path / part))] = models.fingerprint(
-                str(folder / part)
-            )
+        part = "" if source.stage == "pretrain" else models.ADAPTER
+        before, now = (models.fingerprint(str(at / part)) for at in (source.path, folder))
+        renamed[before] = now
     for source in sources:
         folder = target / source.stage
         info = {**source.info, "name": f"shipped/{source.stage}"}

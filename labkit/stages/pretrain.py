@@ -95,7 +95,8 @@ class Rounded(torch.nn.Module):
     """
 
     def forward(self, weight):
-        return weight + (models.rounded(weight.detach()) - weight.detach())
+        # The difference is 0 and passes the gradient; the sum is rounded to the last bit.
+        return models.rounded(weight.detach()) + (weight - weight.detach())
 
 
 def round_matrices(model):
