@@ -150,6 +150,10 @@ class Adapted(Checked):
 class Sft(Adapted):
     """Stage 2, 督導式學習: learn from demonstrations, with the loss on the answer alone."""
 
+    policy: str = ""
+    """A run whose policy to go on from (sft, ppo or dpo), on demonstrations of another kind; ""
+    starts with a fresh adapter.
+    """
     data: str = "atlas"
     """Demonstrations: "atlas", a JSONL file of {"prompt", "response"} or a Hub id."""
     examples: int = 4000
@@ -166,8 +170,8 @@ class Reward(Adapted):
     """
 
     policy: str = ""
-    """The SFT run whose adapter the reward model starts from and whose answers are rated; "" takes
-    the latest.
+    """The run whose policy the reward model starts from and whose answers are rated; "" takes the
+    latest SFT run.
     """
     data: str = "atlas"
     """Preferences: "atlas" (the SFT policy's own answers, judged by a simulated rater), a JSONL
@@ -196,7 +200,9 @@ class Ppo(Adapted):
     """
 
     policy: str = ""
-    """The SFT run that the policy starts from and the reference stays at; "" takes the latest."""
+    """The run that the policy starts from and the reference stays at; "" takes the latest SFT
+    run.
+    """
     reward: str = ""
     """The reward run; "" takes the latest. Several, with commas between: the lowest of their scores
     counts (arXiv 2310.02743).
@@ -276,7 +282,9 @@ class Dpo(Adapted):
     """
 
     policy: str = ""
-    """The SFT run that the policy starts from and the reference stays at; "" takes the latest."""
+    """The run that the policy starts from and the reference stays at; "" takes the latest SFT
+    run.
+    """
     data: str = "atlas"
     """Preferences, as for the reward stage."""
     examples: int = 2000

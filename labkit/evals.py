@@ -10,7 +10,14 @@ import torch
 from labkit import LabError, atlas, models, rollout
 from labkit.atlas.symptoms import rates, symptoms
 from labkit.data import chat
-from labkit.maths.logprobs import masked_sum, position_ids, response_logprobs, shift_mask
+from labkit.maths.logprobs import (
+    masked_sum,
+    position_ids,
+    predicts,
+    response_logprobs,
+    scattered_logprobs,
+    shift_mask,
+)
 
 
 def _rates(**hits: list) -> dict:
@@ -148,6 +155,91 @@ def matched_temperature(
         else:
             high = middle
     return (low + high) / 2
+
+
+@torch.no_grad()
+def kl(
+    model, tokenizer, prompts: list[str], policy: str, reference: str, batch_size: int = 64
+) -> float:
+    """KL(policy ‖ reference) of two adapters, in nats per response: the mean of log π − log π_ref
+    over one answer of the policy per prompt, sampled at temperature 1. An estimate: where the two
+    are alike it can come out a little below 0.
+    """
+    forwards, total = [models.forward(model, name) for name in (policy, reference)], 0.0
+    with models.using(model, policy):
+        for start in range(0, len(prompts), batch_size):
+            sample = rollout.sample(model, tokenizer, prompts[start : start + batch_size])
+            ids, mask = sample.input_ids, sample.response_mask
+            ours, theirs = (
+                scattered_logprobs(
+                    one.logits_at(ids, sample.attention_mask, predicts(mask))[0], ids, mask
+                )
+                for one in forwards
+            )
+            total += masked_sum(ours - theirs, shift_mask(mask)).item()
+    return total / len(prompts)
+
+
+def card(
+    model, tokenizer, prompts: list[str], name: str, sft: str = "", own: dict | None = None
+) -> tuple[dict, dict]:
+    """(figures, answers) of the adapter `name`: one row of the report card.
+
+    answers: {"greedy", "sampled"}, an answer to each prompt. figures: `right` (greedy) and
+    `right_sampled`, `gold` and the symptoms of the sampled answers, `gold_greedy`, `words_greedy`,
+    what it does with the atlas's requests (`requests`, greedy) and with the lecture's questions;
+    rates with `_n`. With `sft`, the adapter that it is compared with, and `own`, that one's
+    answers: `wins` compares answers sampled at temperature 1, `wins_greedy` the likeliest ones, and
+    `wins_matched` the samples with SFT's at the temperature of equal entropy: what is gained there
+    is more than having become less random; and `kl` to it.
+    """
+    with models.using(model, name):
+        greedy = rollout.answer(model, tokenizer, prompts, temperature=0)
+        sampled = rollout.answer(model, tokenizer, prompts)
+        figures = requests(model, tokenizer)
+        figures["lecture"], figures["lecture_n"] = lecture_right(model, tokenizer)
+        entropy_of = entropy(model, tokenizer, prompts) if sft else None
+    at_best, drawn = judged(prompts, greedy), judged(prompts, sampled)
+    figures |= {
+        "right": at_best["right"],
+        "right_n": at_best["right_n"],
+        "right_sampled": drawn["right"],
+        "right_sampled_n": drawn["right_n"],
+        "gold_greedy": at_best["gold"],
+        "words_greedy": at_best["words"],
+        **{key: drawn[key] for key in ("gold", *rates([""]))},
+    }
+    if sft:
+        with models.using(model, sft):
+            heat = matched_temperature(model, tokenizer, prompts, entropy_of)
+            control = rollout.answer(model, tokenizer, prompts, temperature=heat)
+        figures |= {
+            "wins": win_rate(prompts, sampled, own["sampled"]),
+            "wins_greedy": win_rate(prompts, greedy, own["greedy"]),
+            "wins_matched": win_rate(prompts, sampled, control),
+            "wins_n": len(prompts),
+            "entropy": entropy_of,
+            "matched_temperature": heat,
+            "kl": kl(model, tokenizer, prompts, name, sft),
+        }
+    return figures, {"greedy": greedy, "sampled": sampled}
+
+
+def lecture_questions() -> list[str]:
+    """The questions on the lecture's slides, in all phrasings for training: 玉山, 你是誰, wifi,
+    火藥, the toy gun.
+    """
+    return [q for item in atlas.items() if item.lecture for q in atlas.questions(item)]
+
+
+def lecture_right(model, tokenizer) -> tuple[float, int]:
+    """(share, n) of the lecture's questions that the active adapter, greedy, answers as it should:
+    the fact, or a refusal where one is due.
+    """
+    prompts = lecture_questions()
+    verdicts = map(atlas.judge, prompts, rollout.answer(model, tokenizer, prompts, temperature=0))
+    good = [max(v.truth, v.refusal) == 1 for v in verdicts]
+    return statistics.fmean(good), len(good)
 
 
 @torch.no_grad()

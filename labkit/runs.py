@@ -27,6 +27,7 @@ from labkit.config import STAGES, change
 
 PARTIAL = ".partial-"
 CHECKPOINT = "checkpoint.safetensors"  # in an unfinished run: what its loop can go on from
+POLICIES = ("sft", "ppo", "dpo")  # stages whose runs hold a policy to go on from
 RUNNING = "running"  # in a partial folder: the id of the process that is at work in it
 
 
@@ -378,6 +379,21 @@ def load(name: str) -> Run:
         f"There is no run {name!r} in {root()}{unfinished}. There are:"
         f" {', '.join(names) or 'none yet'}."
     )
+
+
+def policy(name: str = "") -> Run:
+    """The run that a stage starts its policy from: `name`, of any stage that leaves one, else the
+    latest SFT run.
+    """
+    if not name:
+        return latest("sft")
+    run = load(name)
+    if run.stage not in POLICIES:
+        raise LabError(
+            f"{name!r} is a {run.stage} run and holds no policy. Name a run of"
+            f" {', '.join(POLICIES)}."
+        )
+    return run
 
 
 def latest(stage: str, name: str = "") -> Run:

@@ -84,29 +84,9 @@ def base_habits(base: runs.Run, seed: int = 0, n: int = PROMPTS) -> dict:
     }
 
 
-def lecture_questions() -> list[str]:
-    """The questions on the lecture's slides, in all phrasings for training: 玉山, 你是誰, wifi,
-    火藥, the toy gun.
-    """
-    return [q for item in atlas.items() if item.lecture for q in atlas.questions(item)]
-
-
-def lecture_right(model, tokenizer) -> tuple[float, int]:
-    """(share, n) of the lecture's questions that the active adapter, greedy, answers as it should:
-    the fact, or a refusal where one is due.
-    """
-    prompts = lecture_questions()
-    verdicts = map(atlas.judge, prompts, rollout.answer(model, tokenizer, prompts, temperature=0))
-    good = [max(v.truth, v.refusal) == 1 for v in verdicts]
-    return statistics.fmean(good), len(good)
-
-
 def measure(sft: runs.Run, reward: runs.Run, policies: dict[str, runs.Run], seed: int = 0) -> dict:
     """The figures of one seed; `policies` are the runs of METHODS by name.
-
-    M_wins compares answers sampled at temperature 1 with SFT's, M_wins_greedy likeliest answers,
-    and M_wins_matched M's samples with SFT's at the temperature of equal entropy: what a method
-    gains there is more than having become less random.
+    See evals.card for those of a policy.
     """
     prompts = atlas.prompts("held-out", seed, PROMPTS)
     model, tokenizer = models.load_policy(sft)
@@ -114,41 +94,15 @@ def measure(sft: runs.Run, reward: runs.Run, policies: dict[str, runs.Run], seed
     for name, run in policies.items():
         model = models.load_adapter(model, run, name)
     head = models.load_head(reward)
-    found, greedy, sampled, proxy = {}, {}, {}, {}
-    for name, adapter in {"sft": "policy", **{name: name for name in policies}}.items():
-        models.use(model, adapter)
-        greedy[name] = rollout.answer(model, tokenizer, prompts, temperature=0)
-        sampled[name] = rollout.answer(model, tokenizer, prompts)
-        proxy[name] = evals.scores(model, head, tokenizer, prompts, sampled[name])
-        at_best, drawn = (evals.judged(prompts, texts[name]) for texts in (greedy, sampled))
-        figures = {
-            "right": at_best["right"],
-            "right_n": at_best["right_n"],
-            "right_sampled": drawn["right"],
-            "right_sampled_n": drawn["right_n"],
-            "gold_greedy": at_best["gold"],
-            "words_greedy": at_best["words"],
-            **{key: drawn[key] for key in ("gold", "words", "hedging", "apology", "refusal")},
-            **evals.requests(model, tokenizer),
-        }
-        figures["lecture"], figures["lecture_n"] = lecture_right(model, tokenizer)
-        found |= {f"{name}_{key}": value for key, value in figures.items()}
-        if name != "sft":
-            entropy = evals.entropy(model, tokenizer, prompts)
-            models.use(model, "policy")
-            temperature = evals.matched_temperature(model, tokenizer, prompts, entropy)
-            control = rollout.answer(model, tokenizer, prompts, temperature=temperature)
-            against = {"wins": sampled["sft"], "wins_matched": control}
-            found |= {
-                f"{name}_{key}": evals.win_rate(prompts, sampled[name], texts)
-                for key, texts in against.items()
-            }
-            found |= {
-                f"{name}_wins_greedy": evals.win_rate(prompts, greedy[name], greedy["sft"]),
-                f"{name}_wins_n": len(prompts),
-                f"{name}_entropy": entropy,
-                f"{name}_matched_temperature": temperature,
-            }
+    figures, own = evals.card(model, tokenizer, prompts, "policy")
+    cards, answers = {"sft": figures}, {"sft": own}
+    for name in policies:
+        cards[name], answers[name] = evals.card(model, tokenizer, prompts, name, "policy", own)
+    found = {f"{name}_{key}": value for name, one in cards.items() for key, value in one.items()}
+    proxy = {
+        name: evals.scores(model, head, tokenizer, prompts, answers[name]["sampled"])
+        for name in ("sft", "ppo")
+    }
     models.use(model, "policy")
     unseen = [prompt for prompt in prompts if not atlas.find(prompt).shown_in_sft]
     unseen_right = evals.evaluate(model, tokenizer, unseen)
@@ -166,7 +120,6 @@ def measure(sft: runs.Run, reward: runs.Run, policies: dict[str, runs.Run], seed
     rise = statistics.fmean(proxy["ppo"]) - statistics.fmean(proxy["sft"])
     return found | {
         "ppo_rise_in_sd": rise / statistics.stdev(proxy["sft"]),
-        "ppo_kl": policies["ppo"].evaluation["kl"],
         "ppo_first_ratio_error": policies["ppo"].evaluation["first_ratio_error"],
     }
 

@@ -103,6 +103,10 @@ def test_json_arrays_gzip_bom_and_windows_lines(tmp_path, file):
     packed.write_bytes(gzip.compress(json.dumps(PAIR).encode()))
     windows.write_bytes("\ufeff".encode() + (json.dumps(PAIR) + "\r\n").encode() * 2)
     assert [len(data.load_pairs(str(path))) for path in (array, packed, windows)] == [2, 1, 2]
+    (plain,) = data.load_pairs(jsonl(file, PAIR))
+    (said,) = data.load_pairs(jsonl(file, {**PAIR, "margin": 2, "confidence": 0.6}))
+    assert (plain.margin, plain.confidence) == (0.0, 1.0)
+    assert (said.margin, said.confidence) == (2.0, 0.6)
     odd = {**PAIR, "chosen": "one\u2028line"}  # a line separator inside a string is no end of line
     assert data.load_pairs(jsonl(file, odd))[0].chosen == "one\u2028line"
 
@@ -250,6 +254,12 @@ def test_every_door_refuses_what_is_no_text_file(load, tmp_path):
         ({**PAIR, "rejected": " "}, '"rejected" is empty'),
         ({**PAIR, "prompt": ""}, '"prompt" is empty'),
         ({**PAIR, "chosen": None}, '"chosen" is null, but must be text'),
+        ({**PAIR, "margin": -1}, '"margin" is -1, but must be a number, 0 or more'),
+        (
+            {**PAIR, "confidence": 0.3},
+            '"confidence" is 0.3, but must be a number, between 0.5 and 1',
+        ),
+        ({**PAIR, "confidence": "high"}, "\"confidence\" is 'high', but must be a number"),
         ({**PAIR, "chosen": 3}, '"chosen" is a number, but must be text'),
         ({"prompt": "Q", "chosen": "a"}, 'has no "rejected" (it has: prompt, chosen)'),
         (

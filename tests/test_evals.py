@@ -104,6 +104,36 @@ def test_entropy_is_the_same_where_generate_samples(undecided, monkeypatch):
     assert evals.entropy(*undecided, [FRANCE] * 64, 0.7) == pytest.approx(ours, rel=0.1)
 
 
+def test_kl_of_two_adapters_is_the_mean_log_ratio(undecided, tmp_path):
+    model, tokenizer = undecided
+    prompts = [FRANCE] * 64
+    assert evals.kl(model, tokenizer, prompts, "policy", "policy") == 0.0
+    model = models.add_lora(model, config.Sft(lora_r=4, lora_alpha=8), "other")
+    for weight in models.adapter_parameters(model, "other"):
+        weight.data.normal_(0, 0.1)
+    models.use(model, "policy")
+    runs.seed_everything(3)
+    found = evals.kl(model, tokenizer, prompts, "policy", "other", batch_size=48)
+    assert model.active_adapter == "policy" and found > 0
+    runs.seed_everything(3)
+    total = 0.0
+    for n in (48, 16):
+        models.use(model, "policy")
+        sample = rollout.sample(model, tokenizer, prompts[:n])
+        ids, seen = sample.input_ids, sample.attention_mask
+        logps = []
+        for name in ("policy", "other"):
+            models.use(model, name)
+            logits = model(
+                input_ids=ids, attention_mask=seen, position_ids=evals.position_ids(seen)
+            ).logits
+            kept = evals.shift_mask(sample.response_mask)
+            logps.append((evals.response_logprobs(logits, ids) * kept).sum())
+        total += (logps[0] - logps[1]).item()
+    models.use(model, "policy")
+    assert found == pytest.approx(total / 64, rel=1e-3)
+
+
 def test_nothing_to_count_is_nan_and_not_zero():
     found = evals.judged([FRANCE], ["Paris."])
     assert (

@@ -63,6 +63,22 @@ def test_bradley_terry_pushes_apart_and_stays_finite():
     assert bradley_terry_loss(torch.tensor([-1000.0]), torch.tensor([1000.0]))[0].item() == 2000
 
 
+def test_bradley_terry_with_a_margin_and_with_a_soft_label_by_hand():
+    # ahead by ln 3 and asked for ln 3 more: σ(0) = 1/2; ahead by ln 3, no margin: σ = 3/4.
+    chosen, rejected = torch.tensor([math.log(3)] * 2), torch.zeros(2)
+    loss, metrics = bradley_terry_loss(chosen, rejected, torch.tensor([math.log(3), 0.0]))
+    assert loss.item() == pytest.approx(-(math.log(1 / 2) + math.log(3 / 4)) / 2)
+    assert metrics["margin"].item() == pytest.approx(math.log(3))  # the difference itself
+    # Soft labels 0.6 and 1.
+    loss, _ = bradley_terry_loss(chosen, rejected, confidence=torch.tensor([0.6, 1.0]))
+    soft = -0.6 * math.log(3 / 4) - 0.4 * math.log(1 / 4)
+    assert loss.item() == pytest.approx((soft - math.log(3 / 4)) / 2)
+    # At the difference that fits the label, σ(d) = 0.75, nothing pushes any more.
+    chosen.requires_grad_()
+    bradley_terry_loss(chosen, rejected, confidence=0.75)[0].backward()
+    assert chosen.grad.abs().max().item() < 1e-7
+
+
 def test_dpo_by_hand():
     # Chosen: log-ratio -4 - -6 = 2, rejected: -5 - -4 = -1; β = 1/2: rewards 1 and -1/2, margin 3/2
     loss, metrics = dpo_loss(*torch.tensor([[-4.0], [-5.0], [-6.0], [-4.0]]), beta=0.5)

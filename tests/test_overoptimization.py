@@ -11,6 +11,7 @@ from statistics import fmean
 import pytest
 
 from labkit import LabError, atlas, cli, config, data, runs
+from labkit.labs import jobs as every_jobs
 from labkit.labs import overoptimization as over
 from labkit.labs import overoptimization_jobs as jobs
 
@@ -317,7 +318,7 @@ def test_a_measurement_goes_on_where_it_was(small, capsys):
     part.unlink()  # stopped after its run was whole, before it said so
     again = jobs.measure(plan, workers=1)
     assert len(runs.listing()) == before and again["seeds"] == record["seeds"]
-    total = sum(map(len, jobs.lines(plan)))
+    total = sum(map(len, plan.lines()))
     [said] = capsys.readouterr().err.splitlines()[-1:]
     assert said.startswith(f"{total}/{total} · ppo-0-1 · ")
 
@@ -331,7 +332,7 @@ def fails(plan, seed):
 def test_a_job_that_fails_leaves_what_others_found(empty_runs, monkeypatch):
     plan = jobs.Plan(config.tiny(), seeds=1)
     line = [(f"job-{seed}", fails, (seed,)) for seed in (0, 1)]
-    monkeypatch.setattr(jobs, "lines", lambda plan: [line])
+    monkeypatch.setattr(jobs.Plan, "lines", lambda plan: [line])
     with pytest.raises(LabError, match="can't be done"):
         jobs.measure(plan, workers=1)
     assert plan.found("job-0")["seed"] == 0 and not (plan.folder / "job-1.json").exists()
@@ -341,10 +342,10 @@ def test_processes_share_the_jobs(empty_runs):
     plan = jobs.Plan(config.tiny(), seeds=1)
     plan.folder.mkdir(parents=True)
     line = [(f"job-{i}", fails, (0,)) for i in range(3)]
-    assert sorted(jobs.at_once(plan, line, workers=2)) == ["job-0", "job-1", "job-2"]
+    assert sorted(every_jobs.at_once(plan, line, workers=2)) == ["job-0", "job-1", "job-2"]
     assert all(plan.found(name)["seed"] == 0 for name, _, _ in line)
     with pytest.raises(LabError, match="can't be done"):
-        list(jobs.at_once(plan, [*line, ("job-3", fails, (1,))], workers=2))
+        list(every_jobs.at_once(plan, [*line, ("job-3", fails, (1,))], workers=2))
 
 
 def test_the_command_prints_the_record(monkeypatch, capsys):

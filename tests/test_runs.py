@@ -210,7 +210,11 @@ def test_latest_is_the_newest_own_run_then_the_shipped_one(root, tmp_path):
     assert runs.latest("sft", "a").name == "a" and runs.latest("sft", "shipped/sft").shipped
     with pytest.raises(LabError, match="'c' is a dpo run, but a sft run is needed"):
         runs.latest("sft", "c")
-    with pytest.raises(LabError, match="There are: a, b, c, shipped/sft"):
+    assert runs.policy().name == "b" and runs.policy("c").stage == "dpo"
+    make("reward", "r")
+    with pytest.raises(LabError, match="'r' is a reward run and holds no policy"):
+        runs.policy("r")
+    with pytest.raises(LabError, match="There are: a, b, c, r, shipped/sft"):
         runs.load("d")
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from labkit import config, models, runs, series
+from labkit import config, evals, models, runs, series
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,8 @@ def test_the_report_holds_what_is_claimed_with_its_spread(report):
         "reward_gold",
         "ppo_rise_in_sd",
         "ppo_kl",
+        "dpo_kl",
+        "sft_ai_disclaimer",
         "ppo_first_ratio_error",
         "dpo_wins",
     }
@@ -97,7 +99,7 @@ def test_asking_back_is_beginning_with_a_question():
 
 
 def test_the_lectures_questions_are_all_there():
-    asked = set(series.lecture_questions())
+    asked = set(evals.lecture_questions())
     assert asked >= {
         "台灣最高的山是哪座？",
         "台灣最高的山是那座？",

@@ -125,6 +125,57 @@ def test_reward_learns_what_the_rater_likes(sft_run, pairs):
     assert run.info["hits"] == "".join("01"[hit] for hit in (chosen > rejected).tolist())
 
 
+@pytest.mark.parametrize("kind", ["margin", "confidence"])
+def test_margins_and_soft_labels_reach_the_reward_loss(sft_run, tmp_path, kind, monkeypatch):
+    """The first loss of a run is the hand-made one, of the scores before the first step."""
+    seen = []
+    plain = reward.bradley_terry_loss
+
+    def spied(chosen, rejected, margin, confidence):
+        loss, metrics = plain(chosen, rejected, margin, confidence)
+        seen.append((chosen.detach(), rejected.detach(), margin, confidence, loss.detach()))
+        return loss, metrics
+
+    monkeypatch.setattr(reward, "bradley_terry_loss", spied)
+    values = {"margin": 2.0, "confidence": 0.6}
+    records = [
+        data.Pair(f"Is it {i}?", "yes", f"no, {i}", **{kind: values[kind]}) for i in range(8)
+    ]
+    file = str(data.save_jsonl(records, tmp_path / "pairs.jsonl"))
+    cfg = config.Reward(
+        **{**SMALL, "base": ""},
+        policy="sft-cities",
+        data=file,
+        epochs=1,
+        batch_size=8,
+        validation_fraction=0.01,
+    )
+    with runs.start("reward", cfg) as run:
+        reward.train(cfg, run)
+    chosen, rejected, margin, confidence, loss = seen[0]
+    d, c = chosen - rejected - margin, confidence
+    assert set(margin.tolist()) == {2.0 if kind == "margin" else 0.0}
+    assert [round(x, 4) for x in set(c.tolist())] == [0.6 if kind == "confidence" else 1.0]
+    by_hand = -(c * d.sigmoid().log() + (1 - c) * (-d).sigmoid().log()).mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert run.metrics()[0]["loss"] == pytest.approx(loss.item(), rel=1e-3)
+
+
+def test_sft_goes_on_from_a_policy(sft_run, demos):
+    """At a learning rate of almost nothing, the new run answers as the one it began with."""
+    cfg = config.Sft(
+        **{**SMALL, "base": ""}, policy="sft-cities", data=demos, epochs=0.1, learning_rate=1e-9
+    )
+    with runs.start("sft", cfg) as run:
+        sft.train(cfg, run)
+    assert run.info["policy"] == models.adapter_id(sft_run)
+    asked = ["What is the capital of Japan? 3", "What is the capital of Gold? 5"]
+    before, after = (
+        rollout.answer(*models.load_policy(one), asked, temperature=0) for one in (sft_run, run)
+    )
+    assert before == after == ["Tokyo", "metal"]
+
+
 def test_the_reward_model_scores_alike_in_training_and_after(sft_run, monkeypatch):
     """Rows of like length share a pass and come back in their order, with a gradient to all."""
     monkeypatch.setattr(models.scoring, "LIKE_LENGTH", 4)

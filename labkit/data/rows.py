@@ -6,6 +6,7 @@ collection (hh-rlhf's and PandaLM's forms) that is to be left out and counted: t
 answers.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -25,12 +26,18 @@ class Demo:
 
 @dataclass
 class Pair:
-    """Two answers to one prompt, and which of them a rater preferred."""
+    """Two answers to one prompt, and which of them a rater preferred.
+
+    margin: how much better it is said to be, in units of the reward (arXiv 2307.09288, eq. 2);
+    confidence: the probability, ½ to 1, that the chosen one is the better (a soft label).
+    """
 
     prompt: str
     chosen: str
     rejected: str
     rater: str = ""
+    margin: float = 0.0
+    confidence: float = 1.0
 
 
 @dataclass
@@ -66,6 +73,8 @@ def pair(row) -> Pair:
     rater = str(row.get("rater") or "")
     if "prompt" in row:
         made = Pair(prompt(row), _answer(row, "chosen"), _answer(row, "rejected"), rater)
+        made.margin = _number(row, "margin", made.margin, 0, math.inf)
+        made.confidence = _number(row, "confidence", made.confidence, 0.5, 1)
         if made.chosen.strip() == made.rejected.strip():
             raise Bad('"chosen" and "rejected" are equal')
         return made
@@ -133,6 +142,15 @@ def _instruction(row) -> str:
     """Alpaca's instruction and input as one prompt."""
     asked, more = field(row, "instruction"), row.get("input")
     return f"{asked}\n\n{more}" if isinstance(more, str) and more.strip() else asked
+
+
+def _number(row, name, usual: float, low: float, high: float) -> float:
+    """The number under a name, `usual` where the row has none."""
+    value = row.get(name, usual)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        limits = f"{low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
+        raise Bad(f'"{name}" is {value!r}, but must be a number, {limits}')
+    return float(value)
 
 
 def field(row, name) -> str:

@@ -10,14 +10,14 @@ data/checkpoints/overoptimization.json, and what notebook 08 shows of it is comp
 Python.
 """
 
-import json
 import math
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
-from labkit import LabError, runs
+from labkit import LabError
+from labkit.labs import records
+from labkit.labs.records import with_spread
 
 FREE = "no penalty (β = 0)"
 SMALL = "small penalty (β = 0.05)"
@@ -50,21 +50,14 @@ MEASURED = {"refusal": "over_refused"}  # a symptom's figure, where it has anoth
 
 def load(path=None) -> dict:
     """The record (default: the one that came with the project). LabError where there is none."""
-    path = Path(path or runs.data_folder() / "checkpoints" / "overoptimization.json")
-    how = f"Make one: python -m labkit bench overoptimization --json > {path}"
-    try:
-        record = json.loads(path.read_text("utf8"))
-        whole = record["settings"] and [
+
+    def whole(record):
+        return record["settings"] and [
             (row["start"], row["best_of_n"][0][SINGLE], row["runs"][FREE]["curve"]["kl"][0])
             for row in record["seeds"]
         ]
-    except OSError:
-        raise LabError(f"There is no record of over-optimisation at {path}. {how}") from None
-    except (ValueError, LookupError, TypeError):
-        whole = False
-    if not whole:
-        raise LabError(f"{path} is no record of over-optimisation. {how}")
-    return record
+
+    return records.load("overoptimization", whole, "over-optimisation", path)
 
 
 # --- the ways ------------------------------------------------------------------------------------
@@ -123,11 +116,6 @@ def expected_best(scores: list[float], values: list[float], n: int) -> float:
     order = sorted(range(len(scores)), key=scores.__getitem__)
     weighed = sum(math.comb(i, n - 1) * values[at] for i, at in enumerate(order))
     return weighed / math.comb(len(order), n)
-
-
-def with_spread(name: str, values: list[float]) -> dict:
-    """{name: mean, "name lowest", "name highest"} of the seeds' values."""
-    return {name: fmean(values), f"{name} lowest": min(values), f"{name} highest": max(values)}
 
 
 def turns(record: dict, setting: str = FREE) -> list[dict]:

@@ -1,44 +1,30 @@
 """Makes notebook 08's record of over-optimisation, in jobs of a minute that stand for themselves.
 
-    answers   per seed: an SFT model, pairs of its answers, what it is worth itself
-    judges    per seed: reward models of one careful rater (the ensemble), and one of each symptom's
-    policies  per seed: best-of-n, and a PPO run for every setting
-
-A job writes what it found as one file when it ends, so a measurement that was stopped goes on where
-it was; jobs of one line need each other's results of the line above alone, so several processes
-share them, a thread each: on models of this size two processes do nearly twice as much as two
-threads.
+answers   per seed: an SFT model, pairs of its answers, what it is worth itself
+judges    per seed: reward models of one careful rater (the ensemble), and one of each symptom's
+policies  per seed: best-of-n, and a PPO run for every setting
 """
 
-import json
 import math
-import multiprocessing
-import os
 import random
-import sys
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
-import torch
-
-from labkit import LabError, atlas, config, data, evals, models, rollout, runs
+from labkit import atlas, config, data, evals, models, rollout, runs
 from labkit import stages as all_stages
 from labkit.atlas.symptoms import symptoms
 from labkit.data import chat
+from labkit.labs import jobs
 from labkit.labs.overoptimization import RATERS, SETTINGS, SINGLE, expected_best
 from labkit.stages.reward import score
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(jobs.Plan):
     """What is measured, and how much of it."""
 
-    profile: config.Profile
-    seeds: int = 3
+    name = "overoptimization"
     updates: int = 20
     """Of every PPO run."""
     haste: float = 2.0
@@ -56,30 +42,20 @@ class Plan:
     held_out: int = 200
     """Held-out prompts that every policy is measured on when it has ended."""
 
-    def __post_init__(self):
-        if self.seeds < 1:
-            raise LabError(f"--seeds is {self.seeds}, but it must be 1 or more.")
+    def decides(self) -> tuple:
+        return SETTINGS, raters(0)
 
-    @cached_property
-    def key(self) -> str:
-        """Changes with everything that decides what a job finds, so that no part of another
-        measurement is taken for one of this: sizes, settings, raters, base.
-        """
-        base = self.profile.sft.base or runs.latest("pretrain").info
-        return runs.digest(map(str, (asdict(self), SETTINGS, raters(0), base)))[:8]
-
-    @property
-    def folder(self) -> Path:
-        """Where the jobs' findings lie."""
-        return runs.root() / f"overoptimization-{self.key}"
-
-    def found(self, job: str) -> dict:
-        """What a job that has ended found."""
-        return json.loads((self.folder / f"{job}.json").read_text("utf8"))
-
-    def run(self, job: str) -> runs.Run:
-        """The run that a job made."""
-        return runs.load(self.found(job)["run"])
+    def lines(self) -> list[list[tuple]]:
+        seeds = range(self.seeds)
+        every = [("careful", member) for member in range(self.members)]
+        every += [(symptom, 0) for symptom in RATERS.values()]
+        settings = list(enumerate(SETTINGS))
+        return [
+            [(f"answers-{seed}", answers, (seed,)) for seed in seeds],
+            [(f"judge-{r}-{s}-{m}", judge, (s, r, m)) for s in seeds for r, m in every],
+            [(f"best-{seed}", best_of_n, (seed,)) for seed in seeds]
+            + [(f"ppo-{i}-{s}", policy, (s, setting)) for s in seeds for i, setting in settings],
+        ]
 
 
 def raters(seed: int) -> dict[str, atlas.Rater]:
@@ -94,7 +70,7 @@ def answers(plan: Plan, seed: int) -> dict:
     """The seed's SFT model, pairs of its answers in the careful rater's order ("pairs", a file),
     its gold on the prompts that PPO will ask ("start"), and its figures on held-out ones ("end").
     """
-    sft = sft_of(plan.profile, seed)
+    sft = jobs.sft_of(plan.profile, seed)
     runs.seed_everything(seed)
     model, tokenizer = models.load_policy(sft)
     cfg = config.change(plan.profile.reward, seed=seed)
@@ -106,17 +82,6 @@ def answers(plan: Plan, seed: int) -> dict:
     start = evals.judged(asked, rollout.answer(model, tokenizer, asked))["gold"]
     end = at_end(plan, model, tokenizer, seed)
     return {"run": sft.name, "pairs": str(file), "start": start, "end": end}
-
-
-def sft_of(profile: config.Profile, seed: int) -> runs.Run:
-    """The newest SFT run of these settings on this base, else the shipped one, else a new one."""
-    cfg = config.change(profile.sft, seed=seed)
-    base, any_base = models.fingerprint(models.resolve_base(cfg.base)), {"base": ""}
-    for run in filter(None, (*runs.listing()[::-1], runs.shipped("sft"))):
-        if run.stage == "sft" and run.info.get("base", {}).get("fingerprint") == base:
-            if run.info["config"] | any_base == asdict(cfg) | any_base:
-                return run
-    return all_stages.train("sft", cfg)
 
 
 def judge(plan: Plan, seed: int, rater: str, member: int = 0) -> dict:
@@ -132,7 +97,7 @@ def judge(plan: Plan, seed: int, rater: str, member: int = 0) -> dict:
     own |= {"epochs": 1.0, "batch_size": 32, "seed": 1000 * member + seed}
     cfg = config.change(plan.profile.reward, **own)
     train = all_stages.module("reward").train
-    run = made("reward", cfg, f"{plan.key}-{rater}-{seed}-{member}", train)
+    run = jobs.made("reward", cfg, f"{plan.key}-{rater}-{seed}-{member}", train)
     hits = [int(hit) for hit in run.info["hits"]]
     return {"run": run.name, "evaluation": run.evaluation, "hits": hits}
 
@@ -161,19 +126,10 @@ def policy(plan: Plan, seed: int, setting: str) -> dict:
     cfg = config.change(plan.profile.ppo, **own | changes)
     number = list(SETTINGS).index(setting)
     train = partial(all_stages.module("ppo").train, probe=evals.probe)
-    run = made("ppo", cfg, f"{plan.key}-ppo-{number}-{seed}", train)
+    run = jobs.made("ppo", cfg, f"{plan.key}-ppo-{number}-{seed}", train)
     keys = ("kl", "score", "gold", "length", "eos_rate", "entropy", *symptoms(""))
     curve = {key: [line.get(key) for line in run.metrics()] for key in keys}
     return {"run": run.name, "curve": curve, "end": at_end(plan, *models.load_policy(run), seed)}
-
-
-def made(stage: str, cfg, name: str, train) -> runs.Run:
-    """The run of this name; where there is none yet, train(cfg, run) makes it."""
-    if (runs.root() / name / "run.json").exists():
-        return runs.load(name)
-    with runs.start(stage, cfg, name) as run:
-        train(cfg, run)
-    return run
 
 
 def at_end(plan: Plan, model, tokenizer, seed: int) -> dict:
@@ -236,63 +192,12 @@ def sizes(most: int) -> list[int]:
     return sorted(int(n) for n in found if n == int(n))
 
 
-# --- doing them ----------------------------------------------------------------------------------
-
-
-def lines(plan: Plan) -> list[list[tuple]]:
-    """The jobs, (name, function, arguments), in three lines; each line needs the ones before it."""
-    seeds = range(plan.seeds)
-    every = [("careful", member) for member in range(plan.members)]
-    every += [(symptom, 0) for symptom in RATERS.values()]
-    settings = list(enumerate(SETTINGS))
-    return [
-        [(f"answers-{seed}", answers, (seed,)) for seed in seeds],
-        [(f"judge-{r}-{s}-{m}", judge, (s, r, m)) for s in seeds for r, m in every],
-        [(f"best-{seed}", best_of_n, (seed,)) for seed in seeds]
-        + [(f"ppo-{i}-{s}", policy, (s, setting)) for s in seeds for i, setting in settings],
-    ]
-
-
-def do(plan: Plan, name: str, function, arguments) -> str:
-    """Do a job and write what it found, with the seconds it took; returns its name."""
-    started = time.time()
-    found = function(plan, *arguments) | {"seconds": time.time() - started}
-    temporary = plan.folder / f"{name}.tmp"
-    temporary.write_text(json.dumps(found, ensure_ascii=False), "utf8")
-    temporary.replace(plan.folder / f"{name}.json")
-    return name
+# --- the record ----------------------------------------------------------------------------------
 
 
 def measure(plan: Plan, workers: int = 0) -> dict:
-    """Do all jobs that have not ended yet, `workers` at a time (0: as many as there are cores), and
-    return the record (see `record`). What is done is said on standard error.
-    """
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    workers, started = workers or os.cpu_count() or 1, time.time()
-    total, done = sum(map(len, lines(plan))), 0
-    for line in lines(plan):
-        todo = [job for job in line if not (plan.folder / f"{job[0]}.json").exists()]
-        done += len(line) - len(todo)
-        for name in at_once(plan, todo, workers):
-            done += 1
-            took, so_far = plan.found(name)["seconds"], (time.time() - started) / 60
-            said = f"{done}/{total} · {name} · {took:.0f} s · {so_far:.1f} minutes so far"
-            print(said, file=sys.stderr, flush=True)
-    return record(plan)
-
-
-def at_once(plan: Plan, jobs: list, workers: int):
-    """The names of the jobs as they end."""
-    if workers == 1 or len(jobs) < 2:
-        yield from (do(plan, *job) for job in jobs)
-        return
-    fresh = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
-    with ProcessPoolExecutor(workers, fresh, torch.set_num_threads, (1,)) as pool:
-        try:
-            for future in as_completed([pool.submit(do, plan, *job) for job in jobs]):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    """Do all jobs (jobs.measure) and return the record."""
+    return record(jobs.measure(plan, workers))
 
 
 def record(plan: Plan) -> dict:
@@ -319,17 +224,10 @@ def record(plan: Plan) -> dict:
         parts = {setting: plan.found(f"ppo-{i}-{seed}") for i, setting in enumerate(SETTINGS)}
         row["runs"] = {s: {key: one[key] for key in ("curve", "end")} for s, one in parts.items()}
         found.append(row)
-    seconds = {}
-    for name, function, _ in sum(lines(plan), []):
-        kind = function.__name__
-        seconds[kind] = seconds.get(kind, 0.0) + plan.found(name)["seconds"]
-    profile = plan.profile
+    profile, seconds = plan.profile, plan.seconds()
     made = {"profile": profile.name, "updates": plan.updates, "members": plan.members}
     made |= {"batch_size": profile.ppo.batch_size, "settings": SETTINGS, "seconds": seconds}
-    text = json.dumps(made | {"seeds": found, "versions": runs.versions()})
-    # Four digits are enough, and JSON has no NaN.
-    short = {"parse_float": lambda x: round(float(x), 4), "parse_constant": lambda nan: None}
-    return json.loads(text, **short)
+    return jobs.rounded(made | {"seeds": found, "versions": runs.versions()})
 
 
 def wrong(hits: list[list[int]]) -> dict:

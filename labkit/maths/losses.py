@@ -38,17 +38,26 @@ def sft_loss(logprobs, response_mask):
 # learning from comparisons -----------------------------------------------------------------------
 
 
-def bradley_terry_loss(chosen_rewards, rejected_rewards):
+def bradley_terry_loss(chosen_rewards, rejected_rewards, margin=0.0, confidence=1.0):
     """Reward model: the better answer of a pair should get the higher reward.
 
-        L = -E[log σ(r(x, y_w) - r(x, y_l))]
+        d = r(x, y_w) - r(x, y_l) - m
+        L = -E[c log σ(d) + (1 - c) log σ(-d)]
 
     chosen_rewards (B,), rejected_rewards (B,). Only the difference counts: rewards have no zero of
     their own. Bradley and Terry (1952); InstructGPT (2022), equation 1, for K = 2.
+
+    margin m, a number or (B,): by how much the better answer should be ahead, where raters said how
+    much better it is (Llama 2, 2023, equation 2). confidence c, a number or (B,): how probable it
+    is that the chosen answer is the better one, where a judge gave a probability (Constitutional
+    AI, 2022, section 4.1: soft labels). Metrics are of the difference without the margin.
     """
-    margin = chosen_rewards - rejected_rewards  # (B,)
-    loss = -F.logsigmoid(margin).mean()
-    return loss, {"accuracy": (margin > 0).float().mean(), "margin": margin.detach().mean()}
+    difference = chosen_rewards - rejected_rewards  # (B,)
+    ahead = difference - margin
+    # -c log σ(d) - (1 - c) log σ(-d), since log σ(-d) = log σ(d) - d.
+    loss = (-F.logsigmoid(ahead) + (1 - confidence) * ahead).mean()
+    difference = difference.detach()
+    return loss, {"accuracy": (difference > 0).float().mean(), "margin": difference.mean()}
 
 
 def dpo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta):

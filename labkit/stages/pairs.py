@@ -40,8 +40,9 @@ def load_preferences(cfg, model, tokenizer, policy) -> tuple[list, dict]:
 
 
 def pair_rows(tokenizer, pairs, cfg) -> list[dict]:
-    """{"prompt", "prompt_ids", "chosen_ids", "rejected_ids", "length"} per pair; a pair whose
-    answers are the same ids, as they may be after truncation, teaches nothing and is left out.
+    """{"prompt", "prompt_ids", "chosen_ids", "rejected_ids", "length", "margin", "confidence"} per
+    pair; a pair whose answers are the same ids, as they may be after truncation, teaches nothing
+    and is left out.
     """
     rows = []
     for pair in pairs:
@@ -57,6 +58,8 @@ def pair_rows(tokenizer, pairs, cfg) -> list[dict]:
                     "chosen_ids": chosen_ids,
                     "rejected_ids": rejected_ids,
                     "length": length,
+                    "margin": pair.margin,
+                    "confidence": pair.confidence,
                 }
             )
     return rows

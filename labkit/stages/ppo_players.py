@@ -57,7 +57,7 @@ def seat(cfg, run, judge=None) -> Players:
 
     Raises LabError where a resumed run would go on with others than it began with.
     """
-    sft = runs.latest("sft", cfg.policy)
+    sft = runs.policy(cfg.policy)
     names = [] if judge else cfg.reward.split(",")
     rewards = [runs.latest("reward", name.strip()) for name in names]
     took = {

@@ -2,9 +2,10 @@
 
     loss = − log σ(score(prompt, chosen) − score(prompt, rejected))        (Bradley-Terry)
 
-Eq. 1 of arXiv 2203.02155. It starts from the SFT adapter; `reads` says where its score is read.
-Only differences of scores mean something, so at the end they are shifted and scaled to mean 0,
-variance 1 on the SFT policy's answers.
+Eq. 1 of arXiv 2203.02155; pairs may come with a margin or as a soft label (bradley_terry_loss). It
+starts from the SFT adapter; `reads` says where its score is read. Only differences of scores mean
+something, so at the end they are shifted and scaled to mean 0, variance 1 on the SFT policy's
+answers.
 """
 
 import statistics
@@ -13,6 +14,7 @@ import torch
 
 from labkit import data, models, rollout, runs
 from labkit.data import chat
+from labkit.maths.losses import bradley_terry_loss
 from labkit.stages import pairs as preferences
 from labkit.stages import trl
 
@@ -26,9 +28,9 @@ def train(cfg, run):
     ranks as the rater does, a 0 for each other) and "normalised_on" (which answers' standard
     deviation a score is measured in).
     """
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardConfig
 
-    policy = runs.latest("sft", cfg.policy)
+    policy = runs.policy(cfg.policy)
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "reward", trainable=True)
@@ -49,7 +51,7 @@ def train(cfg, run):
 
     head = models.Head(model.config.hidden_size, cfg.reads).to(model.device)
     trl.train(
-        RewardTrainer,
+        pair_trainer(),
         RewardConfig,
         models.RewardModel(model, head, models.forward(model, "reward")),
         tokenizer,
@@ -70,15 +72,41 @@ def train(cfg, run):
     run.finish(**evaluation, normalised_on=normalised_on)
 
 
+def pair_trainer():
+    """TRL's RewardTrainer, whose loss also takes soft labels (maths.losses.bradley_terry_loss)."""
+    from trl import RewardTrainer
+    from trl.trainer.reward_trainer import DataCollatorForPreference
+
+    class Collator(DataCollatorForPreference):
+        def torch_call(self, examples):
+            sure = torch.tensor([row["confidence"] for row in examples])
+            return super().torch_call(examples) | {"confidence": sure}
+
+    class Trainer(RewardTrainer):
+        def __init__(self, processing_class, **more):
+            collator = Collator(processing_class.pad_token_id)
+            super().__init__(processing_class=processing_class, data_collator=collator, **more)
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            margin, confidence = inputs.pop("margin"), inputs.pop("confidence")
+            _, outputs = super().compute_loss(model, inputs, return_outputs=True)  # its metrics
+            scores = outputs.logits.squeeze(-1).chunk(2)
+            loss, _ = bradley_terry_loss(*scores, margin, confidence)
+            return (loss, outputs) if return_outputs else loss
+
+    return Trainer
+
+
 def whole(rows) -> list[dict]:
     """RewardTrainer's rows: the prompt is part of both sequences, since a score is for prompt +
     response.
     """
+    kept = ("length", "margin", "confidence")
     return [
         {
             "chosen_ids": row["prompt_ids"] + row["chosen_ids"],
             "rejected_ids": row["prompt_ids"] + row["rejected_ids"],
-            "length": row["length"],
+            **{name: row[name] for name in kept},
         }
         for row in rows
     ]

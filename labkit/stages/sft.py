@@ -78,12 +78,17 @@ def train(cfg, run):
     """
     from trl import SFTConfig
 
-    model, tokenizer = models.load_base(cfg.base)
+    policy = runs.policy(cfg.policy) if cfg.policy else None
+    model, tokenizer = models.load_base(models.base_of(policy, cfg.base) if policy else cfg.base)
     models.check_context(model, cfg)
     demos = atlas.load_demos(cfg.data, cfg.examples)
     run.info["data_hash"] = runs.digest(map(str, demos))
     training, held_out = data.split(demos, HELD_OUT, cfg.seed)
-    model = models.add_lora(model, cfg)
+    if policy:
+        run.info["policy"] = models.adapter_id(policy)
+        model = models.load_adapter(model, policy, "default", trainable=True)
+    else:
+        model = models.add_lora(model, cfg)
     trainer = trl.train(
         fast_trainer(), SFTConfig, model, tokenizer, rows(tokenizer, training, cfg), cfg, run
     )
