@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -73,13 +74,14 @@ def test_contradictory_weights_are_one_clear_sentence(combine, reward, must):
 def test_ppo_is_paid_by_what_the_rule_makes_of_them(ppo_cfg, scene):
     _, batch, _ = scene
     random_run("reward", "rl-safety", 8)
-    names = {"reward": "rl-safety,rl-reward"}
 
-    def scores(combine):
+    def scores(combine, **names):
         return ppo.score(players_of(config.change(ppo_cfg, **names, combine=combine)), batch)
 
-    safety, helpful = scores("1,0"), scores("0,1")
+    safety, helpful = (scores("lowest", reward=name) for name in ("rl-safety", "rl-reward"))
     assert (safety - helpful).abs().min() > 1e-3
+    scores = partial(scores, reward="rl-safety,rl-reward")
+    assert_close(scores("1,0"), safety)
     assert_close(scores("0.25,0.75"), 0.25 * safety + 0.75 * helpful)
     assert_close(scores("lowest"), torch.minimum(safety, helpful))
     nobody = torch.zeros(len(safety), dtype=torch.bool)  # no prompt of the scene is the atlas's
