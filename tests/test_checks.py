@@ -341,10 +341,7 @@ FUNCTIONS = {
     "position_share": (
         [lambda f, s: fmean((a > 0.5) == (b > 0.5) for a, b in zip(f, s))],
         [
-            (
-                lambda f, s: fmean((a > 0.5) != (b > 0.5) for a, b in zip(f, s)),
-                "one of two|A, then",
-            ),
+            (lambda f, s: fmean((a > 0.5) != (b > 0.5) for a, b in zip(f, s)), "twice"),
             (lambda f, s: fmean(a > 0.5 and b > 0.5 for a, b in zip(f, s)), '"B" twice'),
         ],
     ),
