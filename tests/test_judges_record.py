@@ -22,7 +22,8 @@ def test_verdicts_are_counted_by_hand():
     wrong in both, where gold sees no difference.
     """
     orders = [[0.9, 0.8], [0.9, 0.3], [0.6, 0.3], [0.2, 0.4]]
-    told = [{"gold": 1.0}, {"gold": 0.5}, {"gold": -0.5}, {"gold": 0.0}]
+    told = [{"gold": 1.0, "bob": 0}, {"gold": 0.5, "bob": -1}]
+    told += [{"gold": -0.5, "bob": 1}, {"gold": 0.0, "bob": 1}]
     found = judges.verdicts(orders, told)
     assert found == {
         "one order": 4 / 8,
@@ -32,6 +33,8 @@ def test_verdicts_are_counted_by_hand():
         "gold one order": (2 / 3 + 2 / 3) / 2,
         "gold": 3 / 3,
         "gold of the rater": 2 / 3,
+        "bob": 0 / 3,  # he decided three pairs: the averaged verdicts there are 1 0 0
+        "bob and rater": 2 / 3,
     }
 
 

@@ -119,24 +119,32 @@ def verdicts(orders: list, told: list[dict]) -> dict:
     with it first and with it second; told: of each pair the gold difference and what others say.
 
     `one order` and `both orders`: share of the verdicts that agree with the rater, and after
-    averaging; `position`: share of pairs in which both orders name the same place; `says A`;
-    `gold one order` and `gold`: the same against the gold judge, where he sees a difference;
-    `gold of the rater`: what the rater himself reaches there.
+    averaging; `position`: share of pairs in which both orders name the same place; `says A`; `gold
+    one order` and `gold`: the same against the gold judge, where he sees a difference; `gold of the
+    rater`: what the rater himself reaches there. Then, by name, the others' agreement with the
+    averaged verdicts, and "NAME and rater" with the rater's, where they decided.
     """
     first, second = ([both[i] > 0.5 for both in orders] for i in (0, 1))
     mean = [sum(both) > 1 for both in orders]
-    clear = [i for i, one in enumerate(told) if one["gold"]]
-    good = [told[i]["gold"] > 0 for i in clear]
-    agree = lambda said: fmean(said[i] == g for i, g in zip(clear, good, strict=True))
-    return {
+
+    def agree(said, who):
+        """Share in which a verdict for the first answer is also that of `who`, who decided."""
+        found = [s == (one[who] > 0) for s, one in zip(said, told, strict=True) if one[who]]
+        return fmean(found) if found else math.nan
+
+    chosen = [True] * len(told)  # what the rater said
+    found = {
         "one order": fmean(first + second),
         "both orders": fmean(mean),
         "position": fmean(a != b for a, b in zip(first, second, strict=True)),
         "says A": fmean(first + [not b for b in second]),
-        "gold one order": (agree(first) + agree(second)) / 2,
-        "gold": agree(mean),
-        "gold of the rater": fmean(good),
+        "gold one order": (agree(first, "gold") + agree(second, "gold")) / 2,
+        "gold": agree(mean, "gold"),
+        "gold of the rater": agree(chosen, "gold"),
     }
+    for who in told[0].keys() - {"gold"}:
+        found |= {who: agree(mean, who), f"{who} and rater": agree(chosen, who)}
+    return found
 
 
 def over_seeds(rows: list[dict]) -> dict:
