@@ -22,7 +22,7 @@ ROOMS = {
     "maths": ("logprobs", "losses"),
     "stages": ("pretrain", "sft", "reward", "ppo", "dpo", "kto"),
     "feedback": ("agreement", "panels"),
-    "labs": ("next_pair", "overoptimization", "poems"),
+    "labs": ("next_pair", "overoptimization", "poems", "thumbs"),
 }
 
 
