@@ -117,7 +117,7 @@ def test_every_setting_reaches_the_trainer_in_the_order_of_the_rows(kto_sft, thu
         first = given.setdefault("first", given["rows"])
     assert [row["prompt_ids"] for row in first] == [row["prompt_ids"] for row in given["rows"]]
     labels = [row["label"] for row in first]
-    assert labels != sorted(labels) and labels[::2] != labels[1::2]  # shuffled
+    assert len(set(labels[::2])) == 2  # shuffled: in the file up and down take turns
     for before, row in pairwise([first[-1], *first]):
         assert row["KL_completion_ids"] == before["completion_ids"]
 
@@ -157,6 +157,7 @@ def test_one_sided_thumbs_are_refused_in_one_sentence(kto_sft, tmp_path, up):
         (5, 5, (1, 1), None),
         (6, 4, (1, 1), None),  # 1.5, the edge
         (2, 8, (4, 1), None),
+        (6, 3, (1, 2), None),
         (2, 8, (1, 1), "is 0.25, .* Set desirable_weight between 4 and 6."),
         (8, 2, (1, 1), "is 4, .* Set undesirable_weight between 2.67 and 4."),
         (2, 8, (13.33, 1), "is 3.3, .* Set undesirable_weight between 2.22 and 3.33."),
