@@ -579,6 +579,22 @@ def bench_overoptimization(seeds: int = 3, workers: int = 0, profile: Profile = 
     return report, table(overoptimization.summary(report))
 
 
+def bench_thumbs(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """KTO beside DPO: equal numbers of labels, few thumbs up, flipped labels, pairs broken up, over
+    seeds: notebook 10's record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import thumbs
+    from labkit.labs import thumbs_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    return report, table(thumbs.summary(report))
+
+
 def bench_film(profile: Profile = None):
     """The answers to one question after every update of PPO, at four weights of the KL penalty:
     notebook 00's film.
@@ -621,6 +637,7 @@ VERBS = {
         "rollout": bench_rollout,
         "ppo": bench_ppo,
         "overoptimization": bench_overoptimization,
+        "thumbs": bench_thumbs,
         "film": bench_film,
         "gpu": bench_gpu,
     },

@@ -53,6 +53,10 @@ def kappa(table, chance=None):
     return (observed(table) - expected) / (1 - expected)
 
 
+def logistic(x):
+    return 1 / (1 + math.exp(-x))
+
+
 def softplus(x):
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
@@ -329,6 +333,31 @@ FUNCTIONS = {
         [
             (lambda margin, error: softplus(-margin), "wrong way round"),
             (lambda margin, error: smoothed(-margin, error), "never errs"),
+        ],
+    ),
+    "pull": (
+        [
+            lambda r, z0, b: b * logistic(b * (r - z0)) * (1 - logistic(b * (r - z0))),
+            lambda r, z0, b: b * math.exp(-b * (r - z0)) / (1 + math.exp(-b * (r - z0))) ** 2,
+        ],
+        [
+            (lambda r, z0, b: b * (1 - logistic(b * (r - z0))), r"β · ½ · ½"),
+            (lambda r, z0, b: logistic(b * (r - z0)) * (1 - logistic(b * (r - z0))), "½"),
+            (lambda r, z0, b: b / 4, "lets go"),
+            (lambda r, z0, b: b * logistic(b * r) * (1 - logistic(b * r)), "½|reference point"),
+        ],
+    ),
+    "mismatched": (
+        [
+            lambda prompts, answers: list(zip(prompts, answers[-1:] + answers[:-1])),
+            lambda prompts, answers: zip(prompts, answers[1:] + answers[:1]),
+        ],
+        [
+            (lambda prompts, answers: list(zip(prompts, answers)), "q0 still has its own answer"),
+            (lambda prompts, answers: list(zip(prompts, answers[::-1])), "of 3 prompts"),
+            (lambda prompts, answers: list(zip(prompts, answers[1:])), "each should stand"),
+            (lambda prompts, answers: [(p, "a9") for p in prompts], "used once"),
+            (lambda prompts, answers: 3, "pairs, one for each prompt"),
         ],
     ),
     "temperature_of": (

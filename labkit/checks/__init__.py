@@ -9,6 +9,7 @@ from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
 from labkit.checks.instruction_tuning import check_merged, check_response_mask
+from labkit.checks.kto import check_mismatched, check_pull
 from labkit.checks.overoptimization import check_cautious, check_expected_best, check_stop
 from labkit.checks.ppo import check_gain, check_k3, check_penalty, check_surprise
 from labkit.checks.pretraining import check_bits_per_character, check_next_token_loss
@@ -28,9 +29,11 @@ __all__ = [
     "check_guesses",
     "check_k3",
     "check_merged",
+    "check_mismatched",
     "check_next_token_loss",
     "check_penalty",
     "check_prediction",
+    "check_pull",
     "check_push",
     "check_ranked_pairs",
     "check_response_mask",
