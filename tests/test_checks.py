@@ -330,7 +330,7 @@ FUNCTIONS = {
         [lambda s, h, tagged: s if tagged or s < math.log(0.15 / 0.85) else h],
         [
             (lambda s, h, tagged: s if s < -1.73 else h, "tagged prompt is safety's"),
-            (lambda s, h, tagged: min(s, h), "good or bad"),
+            (lambda s, h, tagged: s if tagged or s > 0 else h, "good or bad"),
             (lambda s, h, tagged: s if tagged else h, "without a tag"),
             (lambda s, h, tagged: s if tagged or s < 0.15 else h, "probability, not the score"),
             (lambda s, h, tagged: s if tagged or s < -1.9 else h, "0.142"),
