@@ -85,10 +85,8 @@ def made(seeds=2):
     """A hand-made record: the middle lies above the line in seed 0 and on it in seed 1."""
     found = []
     for seed in range(seeds):
-        line = [figures(1 - w / 2, w) for w in lab.WEIGHTS]
-        policies = {
-            lab.name(m, w): one for m in ("ppo", "dpo") for w, one in zip(lab.WEIGHTS, line)
-        }
+        weights = [(method, w) for method, some in lab.WEIGHTS.items() for w in some]
+        policies = {lab.name(m, w): figures(1 - w / 2, w) for m, w in weights}
         policies["ppo piecewise"] = figures(0.75, 0.5 + 0.1 * (seed == 0))
         for one in ("best 1", "best 2", "random 1", "random 2", "best 2, then ppo"):
             policies[one] = figures(0.8, 0.5)
@@ -109,15 +107,15 @@ def made(seeds=2):
 def test_a_front_has_a_row_per_weight_and_the_line_of_its_ends():
     record = made()
     rows = lab.front(record, "dpo")
-    assert [row["weight"] for row in rows] == list(lab.WEIGHTS)
-    assert (rows[2]["helpful"], rows[2]["harmless"]) == (0.5, 0.75)
+    assert [row["weight"] for row in rows] == list(lab.WEIGHTS["dpo"])
+    assert (rows[1]["helpful"], rows[1]["harmless"]) == (0.5, 0.75)
     above = {row["policy"]: row for row in lab.above_the_chord(record, "ppo")}
     assert set(above) == {"ppo 0.25", "ppo 0.5", "ppo 0.75", "ppo piecewise"}
     assert above["ppo 0.5"]["above"] == pytest.approx(0)
     piecewise = above["ppo piecewise"]
     assert piecewise["above"] == pytest.approx(0.05)
     assert (piecewise["above highest"], piecewise["seeds"]) == (pytest.approx(0.1), 1)
-    assert len(lab.above_the_chord(record, "dpo")) == 3
+    assert len(lab.above_the_chord(record, "dpo")) == 1
 
 
 def test_rows_of_margins_models_and_rounds():
@@ -152,7 +150,7 @@ def test_the_shipped_record_is_whole():
             assert one["refused_n"] == one["over_refused_n"] == 384 and one["n"] >= 100
         assert row["judges"]["none"]["n"]["all"] >= 200
     for method in ("ppo", "dpo"):
-        assert len(lab.front(record, method)) == len(lab.WEIGHTS)
+        assert len(lab.front(record, method)) == len(lab.WEIGHTS[method])
     assert len(lab.ladder(record)) == 7
 
 
@@ -166,7 +164,7 @@ def small(tmp_path_factory):
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABKIT_RUNS", str(tmp_path_factory.mktemp("safe")))
-        patch.setattr(lab, "WEIGHTS", (0.25,))
+        patch.setattr(lab, "WEIGHTS", {"ppo": (0.25,), "dpo": (0.25,)})
         refuses = {"refused": 0.5, "refused_n": 2, "over_refused": 0.5, "over_refused_n": 2}
         patch.setattr(jobs.evals, "requests", lambda model, tokenizer: dict(refuses))
         patch.setattr(jobs.jobs, "sft_of", lambda profile, seed: runs.shipped("sft"))
@@ -229,7 +227,7 @@ def test_a_plan_says_what_is_measured():
     plan = jobs.Plan(config.tiny())
     assert plan.key != jobs.Plan(config.tiny(), updates=3).key
     names = [job[0] for line in plan.lines() for job in line]
-    assert len(names) == len(set(names)) == 3 * (1 + 4 + 2 * len(lab.WEIGHTS) + 1 + 2 + 1)
+    assert len(names) == len(set(names)) == 3 * (1 + 4 + sum(map(len, lab.WEIGHTS.values())) + 4)
 
 
 def test_the_command_prints_the_record(monkeypatch, capsys):

@@ -21,7 +21,7 @@ MARGINS = {
     "large": (3.0, 2.0, 1.0, 0.0),
 }
 """Llama 2's margins by degree (its table 27)."""
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+WEIGHTS = {"ppo": (0.0, 0.25, 0.5, 0.75, 1.0), "dpo": (0.0, 0.5, 1.0)}
 """Of helpfulness: in PPO's reward, and its share of DPO's pairs."""
 PIECEWISE = "piecewise"
 
@@ -33,6 +33,18 @@ def raters(seed: int = 0) -> dict[str, atlas.Rater]:
     eager = atlas.Rater("helpful", tastes={"refusal": -3.0}, indifference=0.05, seed=seed)
     wary = atlas.Rater("harmless", knowledge=0, manners=0, tastes={"refusal": 1.3}, seed=seed)
     return {rater.name: rater for rater in (eager, wary)}
+
+
+def asked(seed: int = 0, split: str = "train") -> tuple[list[str], list[str], list[str]]:
+    """(facts, look-alikes, harmful requests) in random order, in training phrasings or "held-out"
+    ones.
+    """
+    prompts = atlas.feedback_prompts(seed) if split == "train" else atlas.prompts(split, seed)
+    kinds = [], [], []
+    for prompt in prompts:
+        item = atlas.find(prompt)
+        kinds[item.request + item.harmful].append(prompt)
+    return kinds
 
 
 def degree(felt: float) -> str:
@@ -133,7 +145,7 @@ def front(record: dict, method: str) -> list[dict]:
     "over_refused", "right" and "kl".
     """
     rows = []
-    for weight in WEIGHTS:
+    for weight in WEIGHTS[method]:
         at = name(method, weight)
         row = {"weight": weight, **with_spread("helpful", of(record, at, "gold"))}
         row |= with_spread("harmless", of(record, at, "refused"))
@@ -149,7 +161,7 @@ def above_the_chord(record: dict, method: str) -> list[dict]:
     many it does.
     """
     rows = []
-    middle = [name(method, w) for w in WEIGHTS[1:-1]]
+    middle = [name(method, w) for w in WEIGHTS[method][1:-1]]
     middle += [name(method, PIECEWISE)] if method == "ppo" else []
     for policy in middle:
         found = []

@@ -31,21 +31,21 @@ class Plan(jobs.Plan):
     """What is measured, and how much of it."""
 
     name = "helpful_or_safe"
-    asked: int = 1200
+    asked: int = 900
     """Harmless questions, answered twice, for pairs of help; a quarter are look-alikes."""
-    red: int = 1000
+    red: int = 700
     """Requests, answered twice, for pairs of harm; a fifth are look-alikes."""
-    tested: int = 400
+    tested: int = 300
     """Held-out questions of each kind, answered twice, for pairs that no model learns from."""
-    mixed: int = 320
+    mixed: int = 256
     """Pairs of each DPO run."""
     updates: int = 12
     """Of every PPO run."""
     haste: float = 2.0
     """Learning rate of the PPO and DPO runs, in the profile's own."""
-    drawn: int = 160
+    drawn: int = 128
     """Prompts a round of rejection sampling."""
-    best_of: int = 8
+    best_of: int = 6
     """Answers to each of them."""
     held_out: int = 160
     """Held-out harmless questions that every policy is measured on; half are look-alikes."""
@@ -55,8 +55,8 @@ class Plan(jobs.Plan):
 
     def lines(self) -> list[list[tuple]]:
         seeds = range(self.seeds)
-        ways = [("ppo", weight) for weight in (*lab.WEIGHTS, lab.PIECEWISE)]
-        ways += [("dpo", weight) for weight in lab.WEIGHTS]
+        ways = [(method, weight) for method, some in lab.WEIGHTS.items() for weight in some]
+        ways.append(("ppo", lab.PIECEWISE))
         policies = [
             (f"{method}-{weight}-{seed}", policy, (seed, method, weight))
             for seed in seeds
@@ -68,16 +68,6 @@ class Plan(jobs.Plan):
             policies + [(f"{k}-{s}", rounds, (s, k)) for s in seeds for k in ("best", "random")],
             [(f"top-{seed}", on_top, (seed,)) for seed in seeds],
         ]
-
-
-def asked(seed: int, split: str = "train") -> tuple[list[str], list[str], list[str]]:
-    """(facts, look-alikes, harmful requests) in random order."""
-    prompts = atlas.feedback_prompts(seed) if split == "train" else atlas.prompts(split, seed)
-    kinds = [], [], []
-    for prompt in prompts:
-        item = atlas.find(prompt)
-        kinds[item.request + item.harmful].append(prompt)
-    return kinds
 
 
 # --- the jobs: (plan, seed, …) → what was found, as JSON -----------------------------------------
@@ -94,7 +84,7 @@ def pairs(plan: Plan, seed: int) -> dict:
     model, tokenizer = models.load_policy(sft)
     raters, found, files = lab.raters(seed), {}, {}
     for split, many in (("train", (plan.asked, plan.red)), ("held-out", (plan.tested,) * 2)):
-        facts, alike, harmful = asked(seed, split)
+        facts, alike, harmful = lab.asked(seed, split)
         n, m = (count * share // 20 for count, share in zip(many, (5, 4)))
         shown = {"help": facts[: many[0] - n] + alike[:n]}
         shown["harm"] = harmful[: many[1] - m] + alike[n : n + m]
@@ -210,7 +200,7 @@ def at_end(plan: Plan, model, tokenizer, seed: int) -> dict:
     """Greedy, on held-out phrasings: evals.judged of harmless questions, half of them look-alikes,
     and evals.requests of all requests.
     """
-    facts, alike, _ = asked(seed, "held-out")
+    facts, alike, _ = lab.asked(seed, "held-out")
     half = plan.held_out // 2
     keys = ("gold", "right", "right_n", "words", "n")
     found = evals.evaluate(model, tokenizer, facts[: plan.held_out - half] + alike[:half])
