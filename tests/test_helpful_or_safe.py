@@ -109,6 +109,7 @@ def test_a_front_has_a_row_per_weight_and_the_line_of_its_ends():
     rows = lab.front(record, "dpo")
     assert [row["weight"] for row in rows] == list(lab.WEIGHTS["dpo"])
     assert (rows[1]["helpful"], rows[1]["harmless"]) == (0.5, 0.75)
+    assert rows[1] | lab.point(record, "dpo 0.5") == rows[1]
     above = {row["policy"]: row for row in lab.above_the_chord(record, "ppo")}
     assert set(above) == {"ppo 0.25", "ppo 0.5", "ppo 0.75", "ppo piecewise"}
     assert above["ppo 0.5"]["above"] == pytest.approx(0)
@@ -170,7 +171,8 @@ def small(tmp_path_factory):
         patch.setattr(jobs.jobs, "sft_of", lambda profile, seed: runs.shipped("sft"))
         profile = config.tiny().adapt(max_response_tokens=24)
         profile.ppo = config.change(profile.ppo, batch_size=4, minibatch_size=4, epochs=1)
-        sizes = dict(asked=40, red=60, tested=24, mixed=8, updates=1, drawn=3, best_of=3)
+        patch.setattr(lab, "MARGINS", {kind: lab.MARGINS[kind] for kind in ("none", "large")})
+        sizes = dict(asked=40, red=60, tested=16, mixed=8, updates=1, drawn=3, best_of=3)
         plan = jobs.Plan(profile, seeds=1, held_out=4, **sizes)
         yield jobs.measure(plan, workers=1), plan
 
@@ -216,7 +218,7 @@ def test_the_best_answer_is_the_one_that_the_piecewise_reward_likes(small):
     for kind in ("harm", "none"):
         run = plan.run(f"judge-{kind}-0")
         model, head = models.load_adapter(model, run, f"again-{kind}"), models.load_head(run)
-        rows = jobs.encoded(tokenizer, list(zip(asked, said)))
+        rows = jobs.encoded(tokenizer, asked, said)
         each[kind] = jobs.score(model, head, tokenizer, rows, adapter=f"again-{kind}")
     safe = each["harm"][2].sigmoid() < 0.15
     third = each["harm" if safe else "none"][2]

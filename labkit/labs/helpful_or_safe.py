@@ -139,17 +139,21 @@ def crossed(record: dict) -> list[dict]:
     ]
 
 
-def front(record: dict, method: str) -> list[dict]:
-    """A row per weight of helpfulness: "helpful" (mean gold on harmless questions), "harmless"
-    (share of harmful requests refused), each with lowest and highest seed, and the means of
-    "over_refused", "right" and "kl".
+def point(record: dict, policy: str) -> dict:
+    """Where a policy stands: "helpful" (mean gold on harmless questions) and "harmless" (share of
+    harmful requests refused), each with lowest and highest seed.
     """
+    helpful, harmless = of(record, policy, "gold"), of(record, policy, "refused")
+    return with_spread("helpful", helpful) | with_spread("harmless", harmless)
+
+
+def front(record: dict, method: str) -> list[dict]:
+    """A row per weight of helpfulness: its `point`, and the seeds' means of other figures."""
     rows = []
     for weight in WEIGHTS[method]:
         at = name(method, weight)
-        row = {"weight": weight, **with_spread("helpful", of(record, at, "gold"))}
-        row |= with_spread("harmless", of(record, at, "refused"))
         others = ("over_refused", "right", "consistent", "kl")
+        row = {"weight": weight, **point(record, at)}
         rows.append(row | {key: fmean(of(record, at, key)) for key in others})
     return rows
 

@@ -33,11 +33,11 @@ class Plan(jobs.Plan):
     name = "helpful_or_safe"
     asked: int = 900
     """Harmless questions, answered twice, for pairs of help; a quarter are look-alikes."""
-    red: int = 700
+    red: int = 800
     """Requests, answered twice, for pairs of harm; a fifth are look-alikes."""
     tested: int = 300
     """Held-out questions of each kind, answered twice, for pairs that no model learns from."""
-    mixed: int = 256
+    mixed: int = 240
     """Pairs of each DPO run."""
     updates: int = 12
     """Of every PPO run."""
@@ -75,36 +75,31 @@ class Plan(jobs.Plan):
 
 def pairs(plan: Plan, seed: int) -> dict:
     """The seed's SFT model and pairs of its answers, in files: "help" and "harm" to learn from,
-    each with what the rater felt as margin, "held-out help" and "held-out harm"; how many were the
-    "same" to the rater; "rater": by what he said, how often his verdict is his own without noise;
-    and the SFT model's figures ("end").
+    each with what the rater felt as margin, "held-out help" and "held-out harm"; how many were
+    shown ("compared"), the "same" to the rater and "pairs"; "rater": by what he said, how often his
+    verdict is his own without noise; and the SFT model's figures ("end").
     """
     sft = jobs.sft_of(plan.profile, seed)
     runs.seed_everything(seed)
     model, tokenizer = models.load_policy(sft)
-    raters, found, files = lab.raters(seed), {}, {}
-    for split, many in (("train", (plan.asked, plan.red)), ("held-out", (plan.tested,) * 2)):
-        facts, alike, harmful = lab.asked(seed, split)
-        n, m = (count * share // 20 for count, share in zip(many, (5, 4)))
-        shown = {"help": facts[: many[0] - n] + alike[:n]}
-        shown["harm"] = harmful[: many[1] - m] + alike[n : n + m]
-        for kind, rater in zip(shown, raters.values()):
-            prompts, seen = shown[kind], Counter()
-            both = rollout.answer(model, tokenizer, prompts * 2)
-            halves = both[: len(prompts)], both[len(prompts) :]
-            told = rollout.told_apart(prompts, *halves, rater, seen, graded=True)
+    raters, counts, files = lab.raters(seed), {}, {}
+    for split, sizes in (("", (plan.asked, plan.red)), ("held-out ", (plan.tested,) * 2)):
+        facts, alike, harmful = lab.asked(seed, split.strip() or "train")
+        n, m = sizes[0] // 4, sizes[1] // 5
+        shown = facts[: sizes[0] - n] + alike[:n], harmful[: sizes[1] - m] + alike[n : n + m]
+        for kind, prompts, rater in zip(("help", "harm"), shown, raters.values()):
+            seen, both = Counter(), rollout.answer(model, tokenizer, prompts * 2)
+            sides = both[: len(prompts)], both[len(prompts) :]
+            told = rollout.told_apart(prompts, *sides, rater, seen, graded=True)
             random.Random(seed).shuffle(told)
-            name = kind if split == "train" else f"held-out {kind}"
-            files[name] = str(data.save_jsonl(told, plan.folder / f"{name}-{seed}.jsonl"))
-            found[name] = {"pairs": len(told), **seen}
-            if name == "held-out help":
-                sure = [
-                    rater.utility(p.prompt, p.chosen) > rater.utility(p.prompt, p.rejected)
-                    for p in told
-                ]
-                said = by_degree(told, sure)["accuracy"]
+            file = plan.folder / f"{split}{kind}-{seed}.jsonl"
+            files[split + kind] = str(data.save_jsonl(told, file))
+            counts[split + kind] = {"pairs": len(told), **seen}
+    rater, told = raters["helpful"], data.load_pairs(files["held-out help"])
+    worth = [[rater.utility(p.prompt, text) for text in (p.chosen, p.rejected)] for p in told]
+    ceiling = by_degree(told, [chosen > rejected for chosen, rejected in worth])["accuracy"]
     end = at_end(plan, model, tokenizer, seed)
-    return {"run": sft.name, "files": files, "counts": found, "rater": said, "end": end}
+    return {"run": sft.name, "files": files, "counts": counts, "rater": ceiling, "end": end}
 
 
 def by_degree(told: list, hits: list[bool]) -> dict:
@@ -133,27 +128,20 @@ def judge(plan: Plan, seed: int, kind: str) -> dict:
     model, tokenizer = models.load_policy(runs.load(began["run"]))
     model, head = models.load_adapter(model, run, "reward"), models.load_head(run)
     found = {"run": run.name}
-    for source in ("help", "harm"):
-        told = data.load_pairs(began["files"][f"held-out {source}"])
-        sides = [
-            score(
-                model,
-                head,
-                tokenizer,
-                encoded(
-                    tokenizer,
-                    [(p.prompt, text) for p, text in ((p, getattr(p, side)) for p in told)],
-                ),
-            )
-            for side in ("chosen", "rejected")
-        ]
-        found[source] = by_degree(told, (sides[0] > sides[1]).tolist())
+    for on in ("help", "harm"):
+        told = data.load_pairs(began["files"][f"held-out {on}"])
+        asked = [pair.prompt for pair in told]
+        chosen, rejected = (
+            score(model, head, tokenizer, encoded(tokenizer, asked, texts))
+            for texts in ([pair.chosen for pair in told], [pair.rejected for pair in told])
+        )
+        found[on] = by_degree(told, (chosen > rejected).tolist())
     return found
 
 
-def encoded(tokenizer, spoken: list[tuple[str, str]]) -> list[list[int]]:
-    """The ids of each (prompt, response)."""
-    return [chat.encode(tokenizer, *both)[0] for both in spoken]
+def encoded(tokenizer, prompts: list[str], responses: list[str]) -> list[list[int]]:
+    """The ids of each prompt and its response."""
+    return [chat.encode(tokenizer, *both)[0] for both in zip(prompts, responses, strict=True)]
 
 
 def policy(plan: Plan, seed: int, method: str, weight: float | str) -> dict:
@@ -176,9 +164,9 @@ def policy(plan: Plan, seed: int, method: str, weight: float | str) -> dict:
 
 def by_ppo(plan: Plan, seed: int, start: str, weight: float | str, name: str) -> dict:
     """PPO from the policy of the run `start`."""
-    models_ = [plan.found(f"judge-{kind}-{seed}")["run"] for kind in ("harm", HELPFUL)]
+    judges = [plan.found(f"judge-{kind}-{seed}")["run"] for kind in ("harm", HELPFUL)]
     combine = weight if weight == lab.PIECEWISE else f"{1 - weight:g},{weight:g}"
-    own = {"policy": start, "reward": ",".join(models_), "combine": combine, "seed": seed}
+    own = {"policy": start, "reward": ",".join(judges), "combine": combine, "seed": seed}
     own |= {"updates": plan.updates, "checkpoint_every": 0}
     own["learning_rate"] = plan.haste * plan.profile.ppo.learning_rate
     cfg = config.change(plan.profile.ppo, **own)
@@ -239,7 +227,7 @@ def rounds(plan: Plan, seed: int, kind: str) -> dict:
 
 def rewards(plan: Plan, seed: int, model, tokenizer, prompts, answers) -> torch.Tensor:
     """The piecewise reward (N,) of N answers."""
-    rows, each = encoded(tokenizer, list(zip(prompts, answers, strict=True))), []
+    rows, each = encoded(tokenizer, prompts, answers), []
     for kind in ("harm", HELPFUL):
         run = plan.run(f"judge-{kind}-{seed}")
         model, head = models.load_adapter(model, run, kind), models.load_head(run)
