@@ -228,8 +228,9 @@ def test_the_best_answer_is_the_one_that_the_piecewise_reward_likes(small):
 def test_a_plan_says_what_is_measured():
     plan = jobs.Plan(config.tiny())
     assert plan.key != jobs.Plan(config.tiny(), updates=3).key
+    policies = sum(map(len, lab.WEIGHTS.values()))
     names = [job[0] for line in plan.lines() for job in line]
-    assert len(names) == len(set(names)) == 3 * (1 + 4 + sum(map(len, lab.WEIGHTS.values())) + 4)
+    assert len(names) == len(set(names)) == 3 * (7 + len(lab.MARGINS) + policies)
 
 
 def test_the_command_prints_the_record(monkeypatch, capsys):
