@@ -119,6 +119,15 @@ def test_a_front_has_a_row_per_weight_and_the_line_of_its_ends():
     assert len(lab.above_the_chord(record, "dpo")) == 1
 
 
+def test_who_beats_another_is_nowhere_worse():
+    record = made()
+    assert lab.beats(record, "ppo piecewise", "ppo 0.5") == 1  # equal in the other seed
+    assert lab.beats(record, "ppo 0.25", "ppo 0.5") == 0  # more harmless, less helpful
+    assert (
+        lab.beats(record, "ppo 0.25", "best 1") == 0 == lab.beats(record, "best 1", "ppo 0.5") - 2
+    )
+
+
 def test_rows_of_margins_models_and_rounds():
     record = made()
     rows = lab.margin_rows(record)
@@ -230,7 +239,7 @@ def test_a_plan_says_what_is_measured():
     assert plan.key != jobs.Plan(config.tiny(), updates=3).key
     policies = sum(map(len, lab.WEIGHTS.values()))
     names = [job[0] for line in plan.lines() for job in line]
-    assert len(names) == len(set(names)) == 3 * (7 + len(lab.MARGINS) + policies)
+    assert len(names) == len(set(names)) == 3 * (6 + len(lab.MARGINS) + policies)
 
 
 def test_the_command_prints_the_record(monkeypatch, capsys):

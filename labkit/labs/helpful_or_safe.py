@@ -181,6 +181,16 @@ def above_the_chord(record: dict, method: str) -> list[dict]:
     return rows
 
 
+def beats(record: dict, policy: str, other: str) -> int:
+    """In how many seeds `policy` is better than `other` in one of helpful and harmless and not
+    worse in the other.
+    """
+    keys = ("gold", "refused")
+    ours, theirs = (list(zip(*(of(record, who, key) for key in keys))) for who in (policy, other))
+    better = lambda a, b: a != b and all(x >= y for x, y in zip(a, b))
+    return sum(better(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def on_line(x: float, safe: list[float], helpful: list[float]) -> float:
     """The height at x of the line from `safe` to `helpful`, two points (x, y); beyond an end, that
     end's height.
