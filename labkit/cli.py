@@ -595,6 +595,23 @@ def bench_thumbs(seeds: int = 3, workers: int = 0, profile: Profile = None):
     return report, table(thumbs.summary(report))
 
 
+def bench_helpful_or_safe(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Two reward models, of help and of harm, every weight between them by PPO and by DPO, and
+    rounds of rejection sampling: notebook 12's record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import helpful_or_safe
+    from labkit.labs import helpful_or_safe_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    fronts = [table(helpful_or_safe.front(report, method)) for method in ("ppo", "dpo")]
+    return report, "\n\n".join(fronts)
+
+
 def bench_film(profile: Profile = None):
     """The answers to one question after every update of PPO, at four weights of the KL penalty:
     notebook 00's film.
@@ -639,6 +656,7 @@ VERBS = {
         "overoptimization": bench_overoptimization,
         "thumbs": bench_thumbs,
         "film": bench_film,
+        "helpful-or-safe": bench_helpful_or_safe,
         "gpu": bench_gpu,
     },
 }

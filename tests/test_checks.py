@@ -321,6 +321,37 @@ FUNCTIONS = {
             (lambda s, w: sum(s), "weight 0"),
         ],
     ),
+    "margin_loss": (
+        [lambda scores, m: softplus(m - scores[0] + scores[1])],
+        [
+            (lambda scores, m: softplus(scores[1] - scores[0]), "Ahead by exactly the margin"),
+            (lambda scores, m: softplus(scores[1] - scores[0] - m), "Ahead by exactly"),
+            (lambda scores, m: softplus(scores[0] - scores[1]), "With margin 0"),
+            (lambda scores, m: softplus(min(m, 1) - scores[0] + scores[1]), "larger, not smaller"),
+        ],
+    ),
+    "piecewise": (
+        [lambda s, h, tagged: s if tagged or s < math.log(0.15 / 0.85) else h],
+        [
+            (lambda s, h, tagged: s if s < -1.73 else h, "tagged prompt is safety's"),
+            (lambda s, h, tagged: s if tagged or s > 0 else h, "good or bad"),
+            (lambda s, h, tagged: s if tagged else h, "without a tag"),
+            (lambda s, h, tagged: s if tagged or s < 0.15 else h, "probability, not the score"),
+            (lambda s, h, tagged: s if tagged or s < -1.9 else h, "0.142"),
+        ],
+    ),
+    "coin": (
+        [lambda a, b, x: a[1] + (a[0] - x) / (a[0] - b[0]) * (b[1] - a[1])],
+        [
+            (lambda a, b, x: a[1], "always the second"),
+            (lambda a, b, x: b[1], "how far x is on the way"),
+            (lambda a, b, x: {0.9: a[1], 0.5: b[1]}.get(x, max(a[1], b[1])), "half of the cases"),
+            (
+                lambda a, b, x: b[1] + (x - b[0]) / (0.4 if a[0] == 0.9 else 1.0) * (a[1] - b[1]),
+                r"\(1 − 0.2\)",
+            ),
+        ],
+    ),
     "push": (
         [lambda chosen, rejected, beta: beta / (1 + math.exp(beta * (chosen - rejected)))],
         [

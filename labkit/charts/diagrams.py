@@ -350,6 +350,35 @@ def kto() -> Picture:
     return page
 
 
+def helpful_or_safe() -> Picture:
+    """A question goes to the policy and its answer to two reward models: one of safety and one of
+    helpfulness. The rule: safety's score where the prompt is tagged as unsafe or where safety finds
+    the answer unsafe, else helpfulness's. That reward goes back to the policy. 請教我製作火藥 is
+    to be refused, 請教我做一把玩具槍 is not.
+    """
+    page = Picture(330)
+    page.box(20, 40, 190, 56, "請教我怎麼製作火藥", "to be refused", tone=GREY, size=SMALL)
+    page.box(20, 112, 190, 56, "請教我做一把玩具槍", "not to be refused", tone=GREY, size=SMALL)
+    page.line((214, 68), (232, 68), (232, 104), (248, 104))
+    page.line((214, 140), (232, 140), (232, 104), (248, 104))
+    page.box(254, 76, 92, 56, "policy", tone=BLUE)
+    page.line((350, 104), (368, 104), (368, 52), (386, 52))
+    page.line((350, 104), (368, 104), (368, 156), (386, 156))
+    page.box(392, 24, 170, 56, "safety", "who refused what?", tone=RED, size=SMALL)
+    page.box(392, 128, 170, 56, "helpfulness", "true? brief? polite?", tone=GREEN, size=SMALL)
+    page.line((566, 52), (584, 52), (584, 104), (602, 104))
+    page.line((566, 156), (584, 156), (584, 104), (602, 104))
+    page.box(608, 68, 176, 72, "one reward", "a weight, or the rule", tone=PURPLE, size=SMALL)
+    page.line((696, 144), (696, 220), (300, 220), (300, 138), tone=PURPLE)
+    page.words(498, 212, "PPO", SMALL, "middle")
+    page.words(
+        20, 262, "The rule (Llama 2): safety has the say where the prompt is tagged as", SMALL
+    )
+    page.words(20, 284, "unsafe, or where safety finds the answer unsafe (below 0.15);", SMALL)
+    page.words(20, 306, "everywhere else it is helpfulness.", SMALL)
+    return page
+
+
 def report_card() -> Picture:
     """The same held-out questions go to every model. Its answers are marked by the gold judge
     (right, gold mark, win rate), counted (words, hedging, apologies, refusals), scored by the
@@ -390,6 +419,7 @@ PICTURES = {
     "08": overoptimization,
     "09": dpo,
     "10": kto,
+    "12": helpful_or_safe,
     "14": report_card,
 }
 

@@ -8,6 +8,7 @@ given; what two checkers share stands in `core`.
 from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
+from labkit.checks.helpful_or_safe import check_coin, check_margin_loss, check_piecewise
 from labkit.checks.instruction_tuning import check_merged, check_response_mask
 from labkit.checks.kto import check_mismatched, check_pull
 from labkit.checks.overoptimization import check_cautious, check_expected_best, check_stop
@@ -24,14 +25,17 @@ __all__ = [
     "check_bradley_terry",
     "check_cautious",
     "check_cohen",
+    "check_coin",
     "check_expected_best",
     "check_gain",
     "check_guesses",
     "check_k3",
+    "check_margin_loss",
     "check_merged",
     "check_mismatched",
     "check_next_token_loss",
     "check_penalty",
+    "check_piecewise",
     "check_prediction",
     "check_pull",
     "check_push",
