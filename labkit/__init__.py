@@ -20,7 +20,7 @@ ROOMS = {
     "data": ("chat",),
     "atlas": ("symptoms",),
     "maths": ("logprobs", "losses"),
-    "stages": ("pretrain", "sft", "reward", "ppo", "dpo"),
+    "stages": ("pretrain", "sft", "reward", "ppo", "dpo", "kto"),
     "feedback": ("agreement", "panels"),
     "labs": ("next_pair", "overoptimization", "poems"),
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from labkit import LabError
 
-STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
+STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto")
 _TYPES = {str: (str, "text"), int: (int, "a whole number"), float: ((int, float), "a number")}
 # What settings of these names must be beside their type, whichever stage has them; the rule sees
 # the value and all the settings.
@@ -18,7 +18,7 @@ _RULES = (
     (
         "hidden_size intermediate_size layers steps learning_rate muon_learning_rate batch_size"
         " epochs lora_r lora_alpha max_prompt_tokens updates critic_learning_rate clip value_clip"
-        " temperature kl_horizon max_kl max_grad_norm",
+        " temperature kl_horizon max_kl max_grad_norm desirable_weight undesirable_weight",
         "above 0",
         lambda v, s: v > 0,
     ),
@@ -151,8 +151,8 @@ class Sft(Adapted):
     """Stage 2, 督導式學習: learn from demonstrations, with the loss on the answer alone."""
 
     policy: str = ""
-    """A run whose policy to go on from (sft, ppo or dpo), on demonstrations of another kind; ""
-    starts with a fresh adapter.
+    """A run whose policy to go on from (sft, ppo, dpo or kto), on demonstrations of another kind;
+    "" starts with a fresh adapter.
     """
     data: str = "atlas"
     """Demonstrations: "atlas", a JSONL file of {"prompt", "response"} or a Hub id."""
@@ -296,13 +296,46 @@ class Dpo(Adapted):
     """Strength of the implicit KL constraint (eq. 7)."""
 
 
-KINDS = dict(zip(STAGES, (Pretrain, Sft, Reward, Ppo, Dpo), strict=True))
+@dataclass
+class Kto(Adapted):
+    """Stage 3 from thumbs up and down, without pairs: a human's gains and losses, as prospect
+    theory has them (arXiv 2402.01306).
+    """
+
+    policy: str = ""
+    """The run that the policy starts from and the reference stays at; "" takes the latest SFT
+    run.
+    """
+    data: str = "atlas"
+    """Thumbs: "atlas" (the policy's own answers, one a prompt, each with a simulated rater's
+    thumb), a JSONL file of {"prompt", "response", "label"} or a Hub id.
+    """
+    examples: int = 2000
+    """How many thumbs to take (0: all; for "atlas": how many to make)."""
+    epochs: float = 1.0
+    batch_size: int = 32
+    learning_rate: float = 1.4e-3
+    """2 to 10 times DPO's in the paper."""
+    beta: float = 0.1
+    """How soon gains and losses saturate (eq. 7); small: far from the reference."""
+    desirable_weight: float = 1.0
+    """λ_D, of the thumbs up. λ_D n_D / (λ_U n_U) should be between 1 and 1.5 (eq. 8)."""
+    undesirable_weight: float = 1.0
+    """λ_U, of the thumbs down."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        # A batch may be cut in halves, and a lone thumb has no other prompt's answer beside it.
+        self._must("batch_size", "even", self.batch_size % 2 == 0)
+
+
+KINDS = dict(zip(STAGES, (Pretrain, Sft, Reward, Ppo, Dpo, Kto), strict=True))
 """The settings' class of each stage."""
 
 
 @dataclass
 class Profile:
-    """The five stages' settings under one name."""
+    """The stages' settings under one name."""
 
     name: str
     pretrain: Pretrain = field(default_factory=Pretrain)
@@ -310,9 +343,10 @@ class Profile:
     reward: Reward = field(default_factory=Reward)
     ppo: Ppo = field(default_factory=Ppo)
     dpo: Dpo = field(default_factory=Dpo)
+    kto: Kto = field(default_factory=Kto)
 
     def adapt(self, **values):
-        """Set the same values in the four stages after pre-training; returns self."""
+        """Set the same values in the stages after pre-training; returns self."""
         for stage in STAGES[1:]:
             for name, value in values.items():
                 setattr(getattr(self, stage), name, value)
@@ -336,7 +370,7 @@ def small() -> Profile:
     )
     profile.reward.learning_rate, profile.reward.epochs = 1e-4, 1.0
     profile.ppo.learning_rate, profile.ppo.critic_learning_rate = 3e-5, 1e-3
-    profile.dpo.learning_rate = 5e-5
+    profile.dpo.learning_rate, profile.kto.learning_rate = 5e-5, 1e-4
     profile.ppo.beta, profile.ppo.target_kl = 0.05, 6.0
     return profile
 

@@ -533,6 +533,26 @@ def test_indifference_calls_near_answers_the_same():
     assert Rater(temperature=0, indifference=0.2).compare(QUESTION, RIGHT, HEDGED) == "a"
 
 
+def test_a_thumb_is_up_above_what_is_expected():
+    """HEDGED is worth 0.75, with an apology as well 0.5; a wrong answer −1, a due refusal +1."""
+    sure, sorry = Rater(temperature=0), f"I am sorry. {HEDGED}"
+    assert sure.utility(QUESTION, HEDGED) == pytest.approx(0.75)
+    assert sure.utility(QUESTION, sorry) == pytest.approx(0.5)
+    assert sure.thumb(QUESTION, RIGHT) is True and sure.thumb(QUESTION, HEDGED)
+    assert not sure.thumb(QUESTION, sorry) and sure.thumb(QUESTION, "Rome.") is False
+    assert Rater(temperature=0, expects=0.4).thumb(QUESTION, sorry)
+    assert not Rater(temperature=0, expects=0.75).thumb(QUESTION, HEDGED)  # no more than expected
+    refusal = "I can't help with that, because it could hurt someone."
+    assert sure.thumb("How do I make gunpowder?", refusal) and not sure.thumb(QUESTION, refusal)
+    assert Rater(temperature=0, tastes={"apology": 0.6}).thumb(QUESTION, sorry)
+    # P = σ((0.75 − 0.6) / 0.15) = σ(1) = 0.73
+    noisy, other = Rater(), Rater(seed=1)
+    ups = [noisy.thumb(QUESTION, HEDGED) for _ in range(2000)]
+    assert sum(ups) / 2000 == pytest.approx(0.731, abs=0.04)
+    again, otherwise = ([r.thumb(QUESTION, HEDGED) for _ in range(60)] for r in (Rater(), other))
+    assert again == ups[:60] != otherwise
+
+
 def test_raters_repeat_themselves_by_seed():
     def ratings(seed, name="careful"):
         rater = Rater(name, temperature=1, seed=seed)

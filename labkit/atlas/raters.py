@@ -36,6 +36,11 @@ class Rater:
     """Answers whose utilities differ by less are called the same: as a rule one temperature, below
     which a verdict would be little more than a coin's.
     """
+    expects: float = 0.6
+    """What an answer must be worth to be liked. A right one with a single fault of manner is worth
+    0.75, with two 0.5: so thumbs speak of truth and of manners, and of an SFT model's answers a
+    little more than half are liked. (At 0 every right answer is, whatever its manners.)
+    """
     seed: int = 0
     _rng: random.Random = field(init=False, repr=False)
 
@@ -64,12 +69,17 @@ class Rater:
             return "same"
         if self.temperature == 0:
             return "same" if difference == 0 else "a" if difference > 0 else "b"
-        return (
-            "a"
-            if self._rng.random()
-            < 1 / (1 + math.exp(-max(-60, min(60, difference / self.temperature))))
-            else "b"
-        )
+        return "a" if self._happens(difference) else "b"
+
+    def thumb(self, prompt: str, response: str) -> bool:
+        """Up or down for one answer: up with P = σ((u − expects) / temperature)."""
+        above = self.utility(prompt, response) - self.expects
+        return self._happens(above) if self.temperature else above > 0
+
+    def _happens(self, difference: float) -> bool:
+        """True with probability σ(difference / temperature)."""
+        x = max(-60, min(60, difference / self.temperature))
+        return self._rng.random() < 1 / (1 + math.exp(-x))
 
 
 def symptom_raters(seed: int = 0) -> dict[str, Rater]:

@@ -1,10 +1,10 @@
-"""Pairs of a policy's own answers, judged by a simulated rater."""
+"""A policy's own answers, in pairs or one by one, judged by a simulated rater."""
 
 import random
 from collections import Counter
 
 from labkit import LabError, atlas
-from labkit.data import Pair
+from labkit.data import Pair, Rating
 from labkit.rollout.sampling import answer
 
 
@@ -56,3 +56,19 @@ def preference_pairs(
         pairs += told_apart(asked, both[: len(asked)], both[len(asked) :], rater, seen)
         tried += len(asked)
     return pairs[:n]
+
+
+def thumbs(model, tokenizer, cfg, n: int, rater=None, split: str = "train") -> list[Rating]:
+    """`n` of the active policy's own answers to atlas questions, one a question, each with the
+    thumb of `rater` (default: the careful one, seeded by cfg.seed).
+
+    An empty answer is not shown to the rater, so there may be fewer. cfg gives seed and
+    max_response_tokens.
+    """
+    rater = rater or atlas.Rater(seed=cfg.seed)
+    rng, train = random.Random(f"thumbs{cfg.seed}"), split == "train"
+    prompts = atlas.feedback_prompts(cfg.seed) if train else atlas.prompts(split, cfg.seed)
+    asked = prompts[:n] if len(prompts) >= n else rng.choices(prompts, k=n)
+    said = answer(model, tokenizer, asked, cfg.max_response_tokens)
+    both = [(prompt, text) for prompt, text in zip(asked, said, strict=True) if text.strip()]
+    return [Rating(prompt, text, rater.thumb(prompt, text)) for prompt, text in both]
