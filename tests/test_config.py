@@ -14,8 +14,9 @@ STAGES = {
     "ppo": config.Ppo,
     "dpo": config.Dpo,
     "kto": config.Kto,
+    "ai_feedback": config.AiFeedback,
 }
-ADAPTED = (config.Sft, config.Reward, config.Ppo, config.Dpo, config.Kto)
+ADAPTED = (config.Sft, config.Reward, config.Ppo, config.Dpo, config.Kto, config.AiFeedback)
 # (the classes, their settings, values that are refused, what the sentence says they must be)
 REFUSED = [
     (

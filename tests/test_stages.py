@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from labkit import LabError, config, data, models, rollout, runs
 from labkit.data import chat
-from labkit.stages import dpo, reward, sft, trl
+from labkit.stages import ai_feedback, dpo, reward, sft, trl
 from labkit.stages import pairs as preferences
 
 CITIES = {"France": "Paris", "Japan": "Tokyo", "Italy": "Rome", "Gold": "metal"}
@@ -51,7 +51,7 @@ def sft_run(tiny_base, demos):
 
 
 def test_sft_loss_is_on_the_answer_alone(tokenizer):
-    (row,) = sft.rows(tokenizer, [data.Demo("Gold?", "metal")], config.Sft())
+    (row,) = trl.demo_rows(tokenizer, [data.Demo("Gold?", "metal")], config.Sft())
     ids, response_mask = chat.encode(tokenizer, "Gold?", "metal")
     assert row["input_ids"] == ids and row["length"] == len(ids)
     assert [
@@ -68,10 +68,10 @@ def test_the_sft_loss_is_the_models_own(sft_run, tokenizer, monkeypatch):
     model, _ = models.load_base("tiny-base")
     model = models.load_adapter(model, sft_run, "default", trainable=True)
     demos = [data.Demo("Gold?", "metal " * (1 + 3 * i % 5)) for i in range(5)]
-    rows = sft.rows(tokenizer, demos, config.Sft())
+    rows = trl.demo_rows(tokenizer, demos, config.Sft())
     ids, mask = chat.pad([row["input_ids"] for row in rows], tokenizer.pad_token_id)
     labels, _ = chat.pad([row["labels"] for row in rows], -100)
-    found, right = sft.response_loss(models.forward(model, "default"), ids, mask, labels)
+    found, right = trl.response_loss(models.forward(model, "default"), ids, mask, labels)
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
         own = torch.nn.functional.cross_entropy(
@@ -391,6 +391,7 @@ STAGES = {
     "sft": (sft, config.Sft, {}),
     "reward": (reward, config.Reward, {"policy": "sft-cities"}),
     "dpo": (dpo, config.Dpo, {"policy": "sft-cities"}),
+    "ai_feedback": (ai_feedback, config.AiFeedback, {"policy": "sft-cities"}),
 }
 
 
