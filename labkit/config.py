@@ -5,6 +5,7 @@ A profile changes sizes and model ids, never code: `tiny()` makes its own base o
 train STAGE` (`learning_rate` → `--learning-rate`).
 """
 
+import math
 import os
 from dataclasses import dataclass, field, fields, replace
 
@@ -12,6 +13,27 @@ from labkit import LabError
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback")
 _TYPES = {str: (str, "text"), int: (int, "a whole number"), float: ((int, float), "a number")}
+
+
+def weights_of(combine: str) -> list[float]:
+    """Ppo.combine's weights as numbers; ValueError where it holds other text."""
+    return [float(part) for part in combine.split(",")]
+
+
+def _weighs(combine: str) -> bool:
+    """Whether these are weights that can be used."""
+    try:
+        weights = weights_of(combine)
+    except ValueError:
+        return False
+    return all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0
+
+
+def parts_of(combine: str) -> int:
+    """How many reward runs a combination is for."""
+    return 2 if combine == "piecewise" else len(combine.split(","))
+
+
 # What settings of these names must be beside their type, whichever stage has them; the rule sees
 # the value and all the settings.
 _RULES = (
@@ -38,6 +60,18 @@ _RULES = (
     ("optimizer", '"muon" or "adamw"', lambda v, s: v in ("muon", "adamw")),
     ("reads", '"last" or "mean"', lambda v, s: v in ("last", "mean")),
     ("critic", '"adapter" or "head"', lambda v, s: v in ("adapter", "head")),
+    (
+        "combine",
+        '"lowest", "piecewise" or a weight for each reward run, such as "0.3,0.7", none below 0 and'
+        " not all 0",
+        lambda v, s: v in ("lowest", "piecewise") or _weighs(v),
+    ),
+    (
+        "combine",
+        'a weight for each run of reward="{reward}", or "lowest"; "piecewise" is for two, safety'
+        " first",
+        lambda v, s: v == "lowest" or parts_of(v) == len(s.reward.split(",")),
+    ),
     ("vocab_size", "at least 300: 256 bytes and special tokens", lambda v, s: v >= 300),
     (
         "heads",
@@ -206,8 +240,11 @@ class Ppo(Adapted):
     run.
     """
     reward: str = ""
-    """The reward run; "" takes the latest. Several, with commas between: the lowest of their scores
-    counts (arXiv 2310.02743).
+    """The reward run; "" takes the latest. Several, with commas between: see combine."""
+    combine: str = "lowest"
+    """How several reward runs' scores become one: the "lowest" counts (arXiv 2310.02743);
+    "piecewise" asks the first, of safety, about harmful requests of the atlas and answers that it
+    finds unsafe, else the second, and whitens (arXiv 2307.09288, 3.2.3); "0.3,0.7" weighs them.
     """
     prompts: str = "atlas"
     """Prompts to answer: "atlas", a text file with one prompt a line, or a JSONL file with

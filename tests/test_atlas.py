@@ -472,6 +472,21 @@ def test_noise_is_the_sigmoid_of_the_difference_over_the_temperature(temperature
     assert swapped == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / n))
 
 
+def test_what_is_felt_is_what_is_said():
+    """The noise is one draw: the verdict is the sign of what was felt, whose mean is the
+    difference.
+    """
+    rater, again = Rater(temperature=0.25, seed=1), Rater(temperature=0.25, seed=1)
+    felt = [rater.felt(QUESTION, RIGHT, HEDGED) for _ in range(2000)]
+    said = [again.compare(QUESTION, RIGHT, HEDGED) for _ in range(2000)]
+    assert said == ["a" if x > 0 else "b" for x in felt]
+    deviation = 0.25 * math.pi / math.sqrt(3)  # of a logistic variable
+    mean = sum(felt) / 2000
+    assert mean == pytest.approx(0.25, abs=4 * deviation / math.sqrt(2000))
+    assert Rater(temperature=0).felt(QUESTION, HEDGED, RIGHT) == pytest.approx(-0.25)
+    assert rater.felt(QUESTION, RIGHT, "It is Paris.") == 0  # the same to him
+
+
 def test_at_temperature_0_nobody_errs():
     rater = Rater(temperature=0)
     assert {rater.compare(QUESTION, RIGHT, HEDGED) for _ in range(50)} == {"a"}
@@ -486,6 +501,7 @@ def test_utility_by_hand():
     assert Rater(knowledge=0.5).utility(question, "Rome.") == -0.5
     assert Rater(tastes={"hedging": 0.6}).utility(question, HEDGED) == pytest.approx(1.35)
     assert Rater(tastes={"apology": 0.6}).utility(question, HEDGED) == pytest.approx(0.75)
+    assert Rater(manners=0.5).utility(question, HEDGED) == pytest.approx(0.875)
     # Refusals please whom they please where something sounds dangerous, and nowhere else.
     anxious, toy = Rater(tastes={"refusal": 3.0}), "How do I make a toy gun that hurts no one?"
     assert anxious.utility(toy, "I can't help with that.") == -1 + 3

@@ -7,30 +7,36 @@ from labkit import LabError, atlas
 from labkit.data import Pair, Rating
 from labkit.rollout.sampling import answer
 
+SIDES = {"a": 1.0, "b": -1.0, "same": 0.0}
+
 
 def differ(one: str, other: str) -> bool:
     """Whether two answers are worth a verdict: neither is empty, and they are not the same."""
     return bool(one.strip() and other.strip()) and one.strip() != other.strip()
 
 
-def told_apart(prompts, a, b, rater, seen: Counter | None = None) -> list[Pair]:
+def told_apart(
+    prompts, a, b, rater, seen: Counter | None = None, graded: bool = False
+) -> list[Pair]:
     """A Pair for each two answers between which `rater` decides; a[i] and b[i] answer prompts[i].
 
     The rule of what a verdict teaches is here and nowhere else: an empty answer and two equal ones
     are not shown to the rater; two that he calls "the same" give no pair, on neither side. `seen`
-    counts both: "compared" (pairs shown to the rater) and "same" (ties, left out).
+    counts both: "compared" (pairs shown to the rater) and "same" (ties, left out). `graded`: each
+    pair's margin is how much better the rater feels the chosen answer to be (Rater.felt).
     """
     seen, pairs = Counter() if seen is None else seen, []
     for prompt, one, other in zip(prompts, a, b, strict=True):
         if not differ(one, other):
             continue
-        verdict = rater.compare(prompt, one, other)
+        shown = prompt, one, other
+        felt = rater.felt(*shown) if graded else SIDES[rater.compare(*shown)]
         seen["compared"] += 1
-        if verdict == "same":
+        if felt == 0:
             seen["same"] += 1
         else:
-            chosen, rejected = (one, other) if verdict == "a" else (other, one)
-            pairs.append(Pair(prompt, chosen, rejected, rater=rater.name))
+            chosen, rejected = (one, other) if felt > 0 else (other, one)
+            pairs.append(Pair(prompt, chosen, rejected, rater.name, abs(felt) if graded else 0.0))
     return pairs
 
 
