@@ -111,6 +111,7 @@ def measure(parts: dict[str, runs.Run], seed: int = 0) -> dict:
     """The figures of one seed's runs (`trained`). See evals.card for those of a policy, best_of for
     those of best-of-n.
     """
+    runs.seed_everything(seed)
     prompts = atlas.prompts("held-out", seed, PROMPTS)
     model, tokenizer = models.load_policy(parts["sft"])
     for name in ("reward", *METHODS):

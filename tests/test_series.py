@@ -7,7 +7,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from labkit import atlas, config, evals, models, runs, series
+from labkit import atlas, config, evals, judging, models, runs, series
 from labkit.labs import report_card
 
 
@@ -36,6 +36,9 @@ def report(tmp_path_factory):
         profile.ai_feedback = config.change(
             profile.ai_feedback, examples=16, labels=16, batch_size=8, max_prompt_tokens=96
         )
+        orders = judging.Verdicts.orders
+        forced = lambda *shown: (orders(*shown)[0], 0.0)  # such a base names neither A nor B
+        patch.setattr(judging.Verdicts, "orders", forced)
         yield series.run(profile, seeds=2, steps=3, demos=60, pairs=16), runs.root()
 
 
