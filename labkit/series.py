@@ -16,6 +16,7 @@ from dataclasses import asdict
 from safetensors.torch import load_file, save_file
 
 from labkit import atlas, charts, config, evals, models, rollout, runs, stages
+from labkit.atlas.symptoms import rates
 from labkit.labs import report_page
 
 # The shipped base: 24.8 M tokens. Rates are lower than a short run's: the skill of looking back at
@@ -168,7 +169,7 @@ def best_of(model, head, tokenizer, prompts: list[str], own: dict) -> dict:
         found[name] = {
             "right_sampled": drawn["right"],
             "right_sampled_n": drawn["right_n"],
-            **{key: drawn[key] for key in ("gold", *atlas.rates([""]))},
+            **{key: drawn[key] for key in ("gold", *rates([""]))},
             "wins": evals.win_rate(prompts, texts, own["sampled"]),
             "wins_n": len(prompts),
             "wins_greedy": evals.win_rate(prompts, texts, own["greedy"]),
@@ -296,6 +297,15 @@ def ship(report: dict) -> None:
     parts = {"pretrain": report["base"], **shippable(report["seeds"])["runs"]}
     sources = [runs.load(name) for part, name in parts.items() if part in runs.STAGES]
     sources = [run for run in sources if run.path != target / run.stage]
+    checkpoints(sources, target)
+    shipped = {**report, "base": "shipped/pretrain"}
+    (target / "report.json").write_text(json.dumps(shipped, indent=1) + "\n", "utf8")
+
+
+def checkpoints(sources: list[runs.Run], target) -> None:
+    """Copies of whole runs in `target`, one a stage and called by it, their weights in half
+    precision. The runs name each other by their new names.
+    """
     renamed = {}  # the runs name each other, and by fingerprint each other's weights
     for source in sources:
         folder = target / source.stage
@@ -316,8 +326,6 @@ def ship(report: dict) -> None:
         config_file = folder / models.ADAPTER / "adapter_config.json"
         if config_file.exists():
             config_file.write_text(_renamed(config_file.read_text("utf8"), renamed), "utf8")
-    shipped = {**report, "base": "shipped/pretrain"}
-    (target / "report.json").write_text(json.dumps(shipped, indent=1) + "\n", "utf8")
 
 
 def _renamed(text: str, names: dict[str, str]) -> str:
