@@ -395,8 +395,7 @@ class AiFeedback(Adapted):
     learning_rate: float = 1e-3
 
 
-_CLASSES = (Pretrain, Sft, Reward, Ppo, Dpo, Kto, AiFeedback)
-KINDS = dict(zip(STAGES, _CLASSES, strict=True))
+KINDS = dict(zip(STAGES, (Pretrain, Sft, Reward, Ppo, Dpo, Kto, AiFeedback), strict=True))
 """The settings' class of each stage."""
 
 

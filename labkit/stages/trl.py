@@ -1,6 +1,6 @@
-"""What the stages on TRL's trainers (sft, reward, dpo, kto, ai_feedback) share: one set of
-training arguments, a clear stop where a gradient is no number or memory runs out, and how
-demonstrations are learned from.
+"""What the stages on TRL's trainers (sft, reward, dpo, kto, ai_feedback) share: one set of training
+arguments, a clear stop where a gradient is no number or memory runs out, and how demonstrations are
+learned from.
 """
 
 import logging
