@@ -190,12 +190,13 @@ def run(
     pairs: int = 0,
 ) -> dict:
     """All stages from raw text, for `seeds` seeds; the report is returned and written to
-    runs/report.json.
+    runs/report.json, and as a page to runs/report.html.
 
     base: a pretrain run or Hub id to start from; "" pre-trains one, for `steps` steps and a third
     more (a profile with a base of its own takes that, and its own stages' settings). demos, pairs:
-    how many demonstrations and labels each SFT and reward model (and judge) sees. Report: {"profile", "base",
-    "seeds": [figures per seed], "mean": {...}, "spread": {... (highest − lowest)}}.
+    how many demonstrations each SFT model sees, and labels each reward model and judge. Report:
+    {"profile", "base", "versions", "settings", "seeds": [figures per seed], "mean": {...},
+    "spread": {... (highest − lowest)}}.
     """
     base = base or profile.sft.base or pretrained(profile.pretrain, steps).name
     if makes_own(base):
