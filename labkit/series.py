@@ -92,12 +92,12 @@ def asks_back(text: str) -> bool:
     return bool(first) and (first[1][-1] in "?？" or atlas.find(first[1]) is not None)
 
 
-def base_habits(base: runs.Run, seed: int = 0, n: int = PROMPTS) -> dict:
+def base_habits(base: runs.Run, seed: int = 0) -> dict:
     """What the bare base does with a question: share of continuations that begin with a question
     themselves, and of right answers.
     """
     model, tokenizer = models.load_policy(base)
-    prompts = atlas.prompts("held-out", seed, n)
+    prompts = atlas.prompts("held-out", seed, PROMPTS)
     texts = rollout.answer(
         model, tokenizer, prompts, framed=False
     )  # sampled: greedily it often just stops

@@ -36,6 +36,8 @@ def report(tmp_path_factory):
         profile.ai_feedback = config.change(
             profile.ai_feedback, examples=16, labels=16, batch_size=8, max_prompt_tokens=96
         )
+        asked = {"refused": 0.5, "refused_n": 2, "over_refused": 0.5, "over_refused_n": 2}
+        patch.setattr(evals, "requests", lambda model, tokenizer: asked)  # 768 answers a policy
         orders = judging.Verdicts.orders
         forced = lambda *shown: (orders(*shown)[0], 0.0)  # such a base names neither A nor B
         patch.setattr(judging.Verdicts, "orders", forced)
