@@ -3,6 +3,7 @@ model → PPO; report.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -42,7 +43,7 @@ def report(tmp_path_factory):
         forced = lambda *shown: (orders(*shown)[0], 0.0)  # such a base names neither A nor B
         patch.setattr(judging.Verdicts, "orders", forced)
         patch.setattr(atlas.Rater, "thumb", lambda self, _, text: len(text) % 2 == 0)  # nor facts
-        yield series.run(profile, seeds=2, steps=3, demos=60, pairs=16), runs.root()
+        yield series.run(profile, seeds=1, steps=3, demos=60, pairs=16), runs.root()
 
 
 KEYS = ("right", "gold", "wins", "wins_greedy", "wins_matched")
@@ -51,7 +52,7 @@ KEYS = ("right", "gold", "wins", "wins_greedy", "wins_matched")
 def test_every_stage_of_every_seed_leaves_a_whole_run(report):
     found, root = report
     names = [name for row in found["seeds"] for name in row["runs"].values()]
-    assert len(set(names)) == 16 and all(
+    assert len(set(names)) == 8 and all(
         (root / name / "run.json").exists() for name in (*names, found["base"])
     )
     assert not list(root.glob(".partial-*"))
@@ -110,6 +111,40 @@ def test_the_report_holds_what_is_claimed_with_its_spread(report):
     assert json.loads((root / "report.json").read_text("utf8")) == json.loads(json.dumps(found))
 
 
+def test_every_seed_has_its_row_and_figures_their_spread(empty_runs, monkeypatch):
+    asked = []
+
+    def one_seed(profile, base, seed):
+        asked.append((profile.ppo, base, seed))
+        about = {"seed": seed, "runs": {}, "seconds": {"sft": 1.0}}
+        return about | {"sft_right": 0.5 + seed / 10, "sft_right_n": 4}
+
+    monkeypatch.setattr(series, "one_seed", one_seed)
+    empty_runs.mkdir()
+    profile = config.tiny()
+    found = series.run(profile, seeds=3, base="mine")
+    assert asked == [(profile.ppo, "mine", seed) for seed in range(3)]
+    assert found["mean"] == {"sft_right": pytest.approx(0.6)}
+    assert found["spread"] == {"sft_right": pytest.approx(0.2)}
+    assert found["settings"]["ai_feedback"]["labels"] == series.FULL_JUDGE["labels"]
+    assert (empty_runs / "report.html").exists()
+
+
+@pytest.mark.parametrize("seed", (0, 3))
+def test_every_part_starts_from_its_seeds_sft(monkeypatch, seed):
+    made = []
+
+    def stage(name, cfg, **more):
+        made.append((name, cfg))
+        return runs.Run(Path(f"/runs/{name}"), name, f"{name}-{len(made)}")
+
+    monkeypatch.setattr(series, "stage", stage)
+    parts = series.trained(config.tiny(), "base", seed)
+    assert {cfg.seed for _, cfg in made} == {seed} and {cfg.base for _, cfg in made} == {"base"}
+    assert {cfg.policy for name, cfg in made if name != "sft"} == {parts["sft"].name}
+    assert set(parts) == {part for chain in series.CHAINS.values() for part in chain}
+
+
 def test_asking_back_is_beginning_with_a_question():
     for text in (
         "誰來告訴我呀？",
@@ -155,13 +190,12 @@ def test_rlaif_learns_from_the_judges_labels_alone(report):
     found, root = report
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABKIT_RUNS", str(root))
-        parts = {part: runs.load(name) for part, name in found["seeds"][1]["runs"].items()}
+        parts = {part: runs.load(name) for part, name in found["seeds"][0]["runs"].items()}
         judge, reward, policy = (parts[part] for part in ("ai_feedback", "ai_reward", "rlaif"))
         assert reward.config.data == str(judge.path / "pairs.jsonl")
         assert policy.config.reward == reward.name and parts["ppo"].config.reward != reward.name
         for part in ("ai_feedback", "ai_reward", "rlaif", "reward", "ppo", "dpo", "kto"):
             assert parts[part].config.policy == parts["sft"].name, part
-            assert parts[part].config.seed == 1
         # A notebook takes the newest: those that learned from the rater.
         assert [runs.latest(stage).name for stage in ("reward", "ppo")] == [
             parts[part].name for part in ("reward", "ppo")

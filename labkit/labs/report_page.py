@@ -32,7 +32,7 @@ def page(report: dict, folder=None) -> str:
         drawn = [row for row in found if any(values(row, key) for key in WINS)]
         parts += [picture(found).svg()] if drawn else []
         parts += [as_html(table(found)), "<h2>What it says</h2>", f"<p>{spoken(found)}</p>"]
-        parts += [f"<p><small>{escaped(HOW)}</small></p>"]
+        parts += [f"<p><small>{escaped(HOW)} {escaped(report.get('note', ''))}</small></p>"]
     parts += ["<h2>Every figure</h2>", as_html(charts.table(every(report), digits=3))]
     parts += ["<h2>Runs and seconds</h2>", as_html(charts.table(made(report), digits=1))]
     settings = report.get("settings", {})
