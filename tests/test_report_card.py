@@ -18,6 +18,9 @@ LEVELS = {  # greedy and matched win rates of a first seed
     "rlaif": (0.70, 0.52),
 }
 
+CARD = {"wins_greedy": 0.6, "wins_matched": 0.58, "wins_n": 200, "words": 12.0}
+CARD |= {"kl": 1.0, "over_refused": 0.2, "over_refused_n": 384}
+
 
 def seed(number: int) -> dict:
     """A row of a report, as series.row makes it."""
@@ -30,7 +33,8 @@ def seed(number: int) -> dict:
         wins = {"wins_greedy": greedy + shift, "wins_matched": matched + shift, "wins_n": 300}
         figures[name] = {**manners, "hedging": 0.02, "words": 9.0, **wins, "kl": 1.5}
     figures["best_of_4"] = {"words": 15.0, "wins_greedy": 0.4, "wins_n": 300, "wins_random": 0.7}
-    figures["random_of_4"] = {"words": 16.5, "wins_greedy": 0.3, "wins_n": 300}
+    figures["random_of_4"] = {"words": 16.5, "wins_greedy": 0.3, "wins_n": 300, "gold": 0.25}
+    figures["best_of_4"]["gold"] = 0.5
     row["costs"] = {
         name: {"demonstrations": 36_000, "comparisons": 1000 * i, "seconds": 200.0 + 10 * i}
         | {"peak_bytes": 7e8 + i}
@@ -98,7 +102,8 @@ def test_what_is_said_follows_the_figures(report, tmp_path):
     assert "KTO minus DPO, against greedy SFT: -0.02 (seeds -0.02, -0.02, -0.02), within 5" in text
     assert "KTO minus DPO, against SFT at equal entropy: -0.06" in text and "not within 5" in text
     assert "RLAIF minus PPO" in text
-    assert "best of 4 wins 0.70 (0.67 to 0.73) against a random choice" in text
+    assert "best of 4 has a gold mark +0.25 beside a random choice of the same size, and" in text
+    assert "wins 0.70 (0.67 to 0.73) against it" in text and "records" not in text
     assert (
         "Hedging, SFT 0.14 (0.12 to 0.16): more often with none; less often with PPO, DPO" in text
     )
@@ -117,11 +122,11 @@ def test_what_is_said_follows_the_figures(report, tmp_path):
 
 
 def test_policies_of_other_records_are_rows_too(report, tmp_path):
-    card = {"wins_greedy": 0.6, "wins_matched": 0.55, "wins_n": 200, "words": 12.0, "seconds": 77.0}
+    card = CARD | {"seconds": 77.0}
     record = {
         "seeds": [
             {"seed": n, "cards": {"revisions": card, "once": card} if n else {"revisions": card}}
-            | {"rounds": [{"wins": 0.5}, card]}
+            | {"rounds": [{"wins": 0.5}, card], "sft": {"words": 3.0, "over_refused": 0.1}}
             for n in range(2)
         ]
     }
@@ -135,6 +140,16 @@ def test_policies_of_other_records_are_rows_too(report, tmp_path):
     )
     assert "constitution · revisions" in str(report_card.table(found))
     assert "constitution · revisions" in str(report_card.picture(found))
+    said = report_card.sentences(found)
+    assert said[:-1] == report_card.sentences(found[:7])  # they change nothing for the others
+    assert said[-1].startswith("In other records: Against") and "· rounds · 2; not" in said[-1]
+
+
+def test_a_best_of_a_record_has_its_random_choice_beside_it(report, tmp_path):
+    record = {"seeds": [{"best 1": CARD | {"gold": 0.7}, "random 1": CARD | {"gold": 0.6}}]}
+    (tmp_path / "helpful_or_safe.json").write_text(json.dumps(record), "utf8")
+    said = report_card.sentences(report_card.rows(report, tmp_path))
+    assert "helpful or safe · best 1 has a gold mark +0.10 beside a random choice" in "".join(said)
 
 
 def test_your_report_comes_before_the_projects(report, empty_runs, tmp_path, monkeypatch):
@@ -221,7 +236,7 @@ def test_text_in_a_report_stays_text(report, tmp_path):
     report["mean"][evil] = report["spread"][evil] = 0.5
     for row in report["seeds"]:
         row[evil] = 0.5
-    card = {"wins_greedy": 0.6, "wins_matched": 0.55, "wins_n": 200, "words": 12.0}
+    card = CARD
     (tmp_path / "form.json").write_text(json.dumps({"seeds": [{evil: card}]}), "utf8")
     text = report_page.page(report, tmp_path)
     assert "script" not in Page(text).tags and "\u202e" not in text

@@ -47,6 +47,7 @@ LABELS = {
     "ai_labels": "AI labels",
 }
 NEAR = 0.05  # points of a win rate: KTO's goal beside DPO
+MEASURED = {"kl", "words", "over_refused"}
 MAKE = "Make one: python -m labkit run --seeds 3"
 FORM = ("cards", "card", "methods", "runs", "policies", "figures", "end")  # no part of a name
 
@@ -75,16 +76,16 @@ def shipped():
 
 
 def rows(report: dict, folder=None) -> list[dict]:
-    """{"method", "seeds": [figures], "costs": [{labels, seconds, peak_bytes} or {}]} of each method
-    in the report (run, `python -m labkit run`) and in the RECORDS that lie in `folder` (default:
-    those that came with the project).
+    """{"method", "record" (its name, "" for the report), "seeds": [figures], "costs": [{labels,
+    seconds, peak_bytes} or {}]} of each method in the report (run, `python -m labkit run`) and in
+    the RECORDS that lie in `folder` (default: those that came with the project).
     """
     found = []
     for key, name in NAMES.items():
         seeds = [of(row, key) for row in report["seeds"]]
         if seeds and all("words" in one for one in seeds):
             costs = [row.get("costs", {}).get(key, {}) for row in report["seeds"]]
-            found.append({"method": name, "seeds": seeds, "costs": costs})
+            found.append({"method": name, "record": "", "seeds": seeds, "costs": costs})
     return found + others(folder or shipped())
 
 
@@ -107,15 +108,15 @@ def others(folder) -> list[dict]:
             if all(way in one for one in seeds):
                 method = " · ".join((label, *way))
                 each = [one[way] for one in seeds]
-                found.append({"method": method, "seeds": each, "costs": each})
+                found.append({"method": method, "record": name, "seeds": each, "costs": each})
     return found
 
 
 def cards(found, way=()):
-    """(the names that lead there, figures) of every policy within a record's row that was compared
-    with SFT.
+    """(the names that lead there, figures) of every policy within a record's row that was measured
+    beside SFT.
     """
-    if isinstance(found, dict) and found.keys() >= WINS.keys():
+    if isinstance(found, dict) and found.keys() >= MEASURED:
         yield way, found
     elif isinstance(found, (dict, list)):
         parts = found.items() if isinstance(found, dict) else enumerate(found, 1)
@@ -177,6 +178,7 @@ def line(row: dict) -> dict:
     return {
         "method": row["method"],
         **{f"wins {how}": shown(share(row, key)) for key, how in WINS.items()},
+        "gold": mean(row, "gold"),
         "KL": mean(row, "kl"),
         "words": mean(row, "words"),
         **rates,
@@ -215,10 +217,13 @@ def picture(found: list[dict]):
 
 
 def sentences(found: list[dict]) -> list[str]:
-    """What the table says, in words; each only where its figures are there."""
-    by = {row["method"]: row for row in found}
-    said = [*gains(found), *first(found), *beside(by, "KTO", "DPO"), *beside(by, "RLAIF", "PPO")]
-    return [*said, *selection(by), *manners(found), *lengths(found), *prices(found)]
+    """What the table says, in words; each only where its figures are there. Records measured
+    other questions, with other sizes: what is said of their rows stands by itself.
+    """
+    by, own = {row["method"]: row for row in found}, [row for row in found if not row["record"]]
+    said = [*gains(own), *first(own), *beside(by, "KTO", "DPO"), *beside(by, "RLAIF", "PPO")]
+    said += [*manners(own), *lengths(own), *prices(own), *selection(by)]
+    return said + [f"In other records: {one}" for one in gains(found[len(own) :])]
 
 
 def named(methods) -> str:
@@ -278,13 +283,14 @@ def beside(by: dict, one: str, two: str):
 
 
 def selection(by: dict):
-    """What selects, against a random choice of the same size."""
+    """What selects the best, beside a random choice of the same size."""
     for name, row in by.items():
-        if one := share(row, "wins_random"):
-            yield (
-                f"{name} wins {shown(one)} against a random choice among the same answers, n ="
-                f" {one['n']:,}."
-            )
+        control = by.get(name.replace("best", "random"), row)
+        if control is not row and values(row, "gold") and values(control, "gold"):
+            gap = mean(row, "gold") - mean(control, "gold")
+            said = f"{name} has a gold mark {gap:+.2f} beside a random choice of the same size"
+            one = share(row, "wins_random")
+            yield said + (f", and wins {shown(one)} against it." if one else ".")
 
 
 def manners(found):

@@ -58,6 +58,7 @@ HOW = (
     " choose among sampled ones). At equal entropy the method is sampled at temperature 1, and SFT"
     " at the temperature where it has the method's entropy per answer: this takes away what is"
     " gained by becoming less random alone."
+    " Gold: the mean mark of sampled answers."
     " Intervals are Wilson's over the questions of all seeds. KL to SFT in nats per answer. Words"
     " and symptoms are of answers sampled at temperature 1; refused (harmful requests) and"
     " over-refused (their harmless look-alikes) of greedy ones. Seconds: all stages after"
