@@ -189,7 +189,8 @@ def info(profile: Profile = None):
 
 
 def run(seeds: int = 1, base: str = "", ship: bool = False, profile: Profile = None):
-    """The series without notebooks: every stage, then a report.
+    """The series without notebooks: every stage, then a report, also as a page (report.html in the
+    runs folder).
 
     Args:
         seeds: How often, each time with another seed.
@@ -204,17 +205,14 @@ def run(seeds: int = 1, base: str = "", ship: bool = False, profile: Profile = N
     report = series.run(settings, seeds=seeds, base=base)
     if ship:
         series.ship(report)
-    found = {f"seed {one['seed']}": one for one in report["seeds"]}
-    rows = [
-        {"figure": key, **{name: one[key] for name, one in found.items()}}
-        | {"mean": mean, "spread": report["spread"][key]}
-        | {"n a seed": report["seeds"][0].get(f"{key}_n", "")}
-        for key, mean in report["mean"].items()
-    ]
+    from labkit.labs import report_page
+
+    seconds = {f"seconds, seed {one['seed']}": one["seconds"] for one in report["seeds"]}
+    files = " and ".join(str(runs.root() / name) for name in report_page.FILES)
     parts = (
-        table(rows, digits=3),
-        lines({f"seconds, {name}": one["seconds"] for name, one in found.items()}),
-        f"The whole report: {runs.root() / 'report.json'}",
+        table(report_page.every(report), digits=3),
+        lines(seconds),
+        f"The whole report: {files}",
     )
     return report, "\n\n".join(filter(None, parts))
 
