@@ -578,6 +578,21 @@ def bench_overoptimization(seeds: int = 3, workers: int = 0, profile: Profile = 
     return report, table(overoptimization.summary(report))
 
 
+def bench_form(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Rhymed quatrains by rule: our PPO, TRL's GRPO and the weak rules, over seeds: notebook 08b's
+    record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit.labs import form
+    from labkit.labs import form_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(config.profile(profile), seeds), workers)
+    return report, table(form.ends_of(report))
+
+
 def bench_film(profile: Profile = None):
     """The answers to one question after every update of PPO, at four weights of the KL penalty:
     notebook 00's film.
@@ -620,6 +635,7 @@ VERBS = {
         "rollout": bench_rollout,
         "ppo": bench_ppo,
         "overoptimization": bench_overoptimization,
+        "form": bench_form,
         "film": bench_film,
         "gpu": bench_gpu,
     },

@@ -8,6 +8,7 @@ given; what two checkers share stands in `core`.
 from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
+from labkit.checks.form import check_leave_one_out, check_rule
 from labkit.checks.instruction_tuning import check_merged, check_response_mask
 from labkit.checks.overoptimization import check_cautious, check_expected_best, check_stop
 from labkit.checks.ppo import check_gain, check_k3, check_penalty, check_surprise
@@ -27,6 +28,7 @@ __all__ = [
     "check_gain",
     "check_guesses",
     "check_k3",
+    "check_leave_one_out",
     "check_merged",
     "check_next_token_loss",
     "check_penalty",
@@ -34,6 +36,7 @@ __all__ = [
     "check_push",
     "check_ranked_pairs",
     "check_response_mask",
+    "check_rule",
     "check_sides",
     "check_smoothed_dpo",
     "check_stop",
