@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from labkit import LabError, checks, cli, config, data, models, rollout, runs
+from labkit import LabError, cli, config, data, models, rollout, runs
 from labkit.labs import form, poems
 from labkit.labs import form_jobs as jobs
 
@@ -337,39 +337,6 @@ def test_the_whole_measurement_in_small(poet, monkeypatch, capsys):
 
 
 Plan = jobs.Plan
-
-# --- exercises -----------------------------------------------------------------------------------
-
-
-def test_the_baseline_of_the_others(capsys):
-    def right(rewards):
-        return [r - (sum(rewards) - r) / (len(rewards) - 1) for r in rewards]
-
-    def with_itself(rewards):
-        return [r - sum(rewards) / len(rewards) for r in rewards]
-
-    assert checks.check_leave_one_out(right)
-    assert not checks.check_leave_one_out(with_itself)
-    assert not checks.check_leave_one_out(lambda rewards: None)
-    assert "compared with the other one" in capsys.readouterr().out
-
-
-def test_a_rule_must_pay_poems_and_no_cheats(capsys):
-    def strict(poem):
-        return form.seven(poem) and len(set(poem)) > 20
-
-    assert checks.check_rule(strict)
-    for wrong, hint in (
-        (lambda poem: form.counted(poem) == 1, "one character, 28 times"),
-        (form.well_formed, None),
-        (lambda poem: form.seven(poem) and len(set(poem)) == 30, "refuses a poem of the Tang: 春雲"),
-        (lambda poem: False, "refuses a poem of the Tang: 朝辭"),
-        (lambda poem: object(), "True or False"),
-    ):
-        passed = checks.check_rule(wrong)
-        assert passed == (hint is None), capsys.readouterr().out
-        assert hint is None or hint in capsys.readouterr().out
-
 
 def test_a_demonstration_begins_as_it_was_asked(tmp_path):
     one, other = form.demonstrations(seed=1), form.demonstrations(seed=2)
