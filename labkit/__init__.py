@@ -23,7 +23,7 @@ ROOMS = {
     "rollout": ("judging",),
     "stages": ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback"),
     "feedback": ("agreement", "panels"),
-    "labs": ("helpful_or_safe", "next_pair", "overoptimization", "poems", "thumbs"),
+    "labs": ("form", "helpful_or_safe", "next_pair", "overoptimization", "poems", "thumbs"),
 }
 
 

@@ -610,6 +610,21 @@ def bench_helpful_or_safe(seeds: int = 3, workers: int = 0, profile: Profile = N
     return report, "\n\n".join(fronts)
 
 
+def bench_form(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Rhymed quatrains by rule: our PPO, TRL's GRPO and the weak rules, over seeds: notebook 08b's
+    record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit.labs import form
+    from labkit.labs import form_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(config.profile(profile), seeds), workers)
+    return report, table(form.ends_of(report))
+
+
 def bench_film(profile: Profile = None):
     """The answers to one question after every update of PPO, at four weights of the KL penalty:
     notebook 00's film.
@@ -653,6 +668,7 @@ VERBS = {
         "ppo": bench_ppo,
         "overoptimization": bench_overoptimization,
         "thumbs": bench_thumbs,
+        "form": bench_form,
         "film": bench_film,
         "helpful-or-safe": bench_helpful_or_safe,
         "gpu": bench_gpu,

@@ -10,7 +10,7 @@ from statistics import fmean, pstdev, pvariance, variance
 import pytest
 import torch
 
-from labkit import checks
+from labkit import checks, form
 from labkit.maths import losses
 
 # Solutions: the right answers, and what the wrong ones below are made of ------------
@@ -308,6 +308,28 @@ FUNCTIONS = {
                 lambda s, g, n: expected_best(s, g, n) if len(s) < 4 else g[s.index(max(s[:n]))],
                 r"C\(i − 1, n − 1\)",
             ),
+        ],
+    ),
+    "leave_one_out": (
+        [lambda r: [x - (sum(r) - x) / (len(r) - 1) for x in r]],
+        [
+            (lambda r: [x - fmean(r) for x in r], "compared with the other one"),
+            (lambda r: [x - (sum(r) - x) / len(r) for x in r], "compared with the other one"),
+            (lambda r: [2 * (x - fmean(r)) for x in r], r"G − 1"),
+            (lambda r: [x - fmean(r[:i] + r[i + 1 :]) or 1.0 for i, x in enumerate(r)], "all 0"),
+            (lambda r: fmean(r), "shape"),
+        ],
+    ),
+    "rule": (
+        [lambda poem: form.seven(poem) and len(set(poem)) > 20, form.well_formed],
+        [
+            (lambda poem: form.counted(poem) == 1, "pays for one character, 28 times"),
+            (lambda poem: len(set(poem)) > 20, "28 characters without a mark"),
+            (lambda poem: len(set(poem)) > 17 and len(poem) != 28, "a 五言絕句"),
+            (lambda poem: form.seven(poem), "one character, 28 times"),
+            (lambda poem: form.seven(poem) and len(set(poem)) == 30, "refuses a poem .*春雲"),
+            (lambda poem: False, "refuses a poem of the Tang: 朝辭"),
+            (lambda poem: object(), "True or False"),
         ],
     ),
     "cautious": (

@@ -292,6 +292,37 @@ def overoptimization() -> Picture:
     return page
 
 
+def verifiable() -> Picture:
+    """Two sources of reward, one way to learn. RLHF: raters → pairs → reward model (回饋模型) →
+    score. RLVR: a rule reads the poem, 7 · 7 · 7 · 7 and a rhyme → 1 or 0. Both scores go to the
+    same policy gradient with its KL penalty, and to the policy, whose own answers are judged again
+    and again. What is gone with a rule: raters, pairs, reward model. What stays: sampling, policy
+    gradient, KL, and whatever the reward does not see.
+    """
+    page = Picture(316)
+    page.words(20, 36, "RLHF: the reward is learned from people", bold=True)
+    page.box(20, 52, 100, 56, "raters", "評分者", tone=GREY, size=SMALL)
+    page.line((124, 80), (150, 80))
+    page.box(156, 52, 90, 56, "pairs", "A > B", tone=GREY, size=SMALL)
+    page.line((250, 80), (276, 80))
+    page.box(282, 52, 132, 56, "reward model", "回饋模型", tone=GREEN, size=SMALL)
+    page.line((418, 80), (506, 130))
+    page.words(440, 76, "score", SMALL)
+    page.words(20, 176, "RLVR: the reward is a rule that anybody can check", bold=True)
+    page.box(
+        20, 192, 394, 56, "a rule reads the poem", "7 · 7 · 7 · 7, ，。，。, a rhyme", tone=PURPLE
+    )
+    page.line((418, 220), (506, 166))
+    page.words(440, 234, "1 or 0", SMALL)
+    page.box(512, 116, 128, 64, "PPO, GRPO", "gradient, KL", tone=RED, size=SMALL)
+    page.line((644, 148), (670, 148))
+    page.box(676, 120, 104, 56, "policy", tone=BLUE)
+    page.line((728, 180), (728, 272), (217, 272), (217, 252), tone=RED)
+    page.line((728, 116), (728, 26), (348, 26), (348, 48), tone=RED)
+    page.words(476, 296, "its own poems, again and again", SMALL, "middle")
+    return page
+
+
 def dpo() -> Picture:
     """Two ways from the same pairs to a policy. RLHF: pairs → reward model (回饋模型) → score →
     PPO → policy, whose own answers go back to PPO again and again. DPO: pairs → one
@@ -417,6 +448,7 @@ PICTURES = {
     "06": reward,
     "07": ppo,
     "08": overoptimization,
+    "08b": verifiable,
     "09": dpo,
     "10": kto,
     "12": helpful_or_safe,

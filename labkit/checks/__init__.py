@@ -8,6 +8,7 @@ given; what two checkers share stands in `core`.
 from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
+from labkit.checks.form import check_leave_one_out, check_rule
 from labkit.checks.helpful_or_safe import check_coin, check_margin_loss, check_piecewise
 from labkit.checks.instruction_tuning import check_merged, check_response_mask
 from labkit.checks.kto import check_mismatched, check_pull
@@ -31,6 +32,7 @@ __all__ = [
     "check_guesses",
     "check_k3",
     "check_margin_loss",
+    "check_leave_one_out",
     "check_merged",
     "check_mismatched",
     "check_next_token_loss",
@@ -41,6 +43,7 @@ __all__ = [
     "check_push",
     "check_ranked_pairs",
     "check_response_mask",
+    "check_rule",
     "check_sides",
     "check_smoothed_dpo",
     "check_stop",
