@@ -189,7 +189,8 @@ def info(profile: Profile = None):
 
 
 def run(seeds: int = 1, base: str = "", ship: bool = False, profile: Profile = None):
-    """The series without notebooks: every stage, then a report.
+    """The series without notebooks: every stage, then a report, also as a page (report.html in the
+    runs folder).
 
     Args:
         seeds: How often, each time with another seed.
@@ -204,17 +205,14 @@ def run(seeds: int = 1, base: str = "", ship: bool = False, profile: Profile = N
     report = series.run(settings, seeds=seeds, base=base)
     if ship:
         series.ship(report)
-    found = {f"seed {one['seed']}": one for one in report["seeds"]}
-    rows = [
-        {"figure": key, **{name: one[key] for name, one in found.items()}}
-        | {"mean": mean, "spread": report["spread"][key]}
-        | {"n a seed": report["seeds"][0].get(f"{key}_n", "")}
-        for key, mean in report["mean"].items()
-    ]
+    from labkit.labs import report_page
+
+    seconds = {f"seconds, seed {one['seed']}": one["seconds"] for one in report["seeds"]}
+    files = " and ".join(str(runs.root() / name) for name in report_page.FILES)
     parts = (
-        table(rows, digits=3),
-        lines({f"seconds, {name}": one["seconds"] for name, one in found.items()}),
-        f"The whole report: {runs.root() / 'report.json'}",
+        table(report_page.every(report), digits=3),
+        lines(seconds),
+        f"The whole report: {files}",
     )
     return report, "\n\n".join(filter(None, parts))
 
@@ -579,6 +577,54 @@ def bench_overoptimization(seeds: int = 3, workers: int = 0, profile: Profile = 
     return report, table(overoptimization.summary(report))
 
 
+def bench_thumbs(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """KTO beside DPO: equal numbers of labels, few thumbs up, flipped labels, pairs broken up, over
+    seeds: notebook 10's record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import thumbs
+    from labkit.labs import thumbs_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    return report, table(thumbs.summary(report))
+
+
+def bench_helpful_or_safe(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Two reward models, of help and of harm, every weight between them by PPO and by DPO, and
+    rounds of rejection sampling: notebook 12's record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import helpful_or_safe
+    from labkit.labs import helpful_or_safe_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    fronts = [table(helpful_or_safe.front(report, method)) for method in ("ppo", "dpo")]
+    return report, "\n\n".join(fronts)
+
+
+def bench_form(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Rhymed quatrains by rule: our PPO, TRL's GRPO and the weak rules, over seeds: notebook 08b's
+    record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit.labs import form
+    from labkit.labs import form_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(config.profile(profile), seeds), workers)
+    return report, table(form.ends_of(report))
+
+
 def bench_judges(seeds: int = 3, workers: int = 0, profile: Profile = None):
     """Judges that learn from seed judgements, reward models and policies of their labels, and their
     scores, over seeds: notebook 11's record. Stopped on the way, it goes on where it was.
@@ -638,8 +684,11 @@ VERBS = {
         "rollout": bench_rollout,
         "ppo": bench_ppo,
         "overoptimization": bench_overoptimization,
+        "thumbs": bench_thumbs,
+        "form": bench_form,
         "judges": bench_judges,
         "film": bench_film,
+        "helpful-or-safe": bench_helpful_or_safe,
         "gpu": bench_gpu,
     },
 }

@@ -353,7 +353,7 @@ class Kto(Adapted):
     """How many thumbs to take (0: all; for "atlas": how many to make)."""
     epochs: float = 1.0
     batch_size: int = 32
-    learning_rate: float = 1.4e-3
+    learning_rate: float = 3e-3
     """2 to 10 times DPO's in the paper."""
     beta: float = 0.1
     """How soon gains and losses saturate (eq. 7); small: far from the reference."""

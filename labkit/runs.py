@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -27,7 +28,7 @@ from labkit.config import STAGES, change
 
 PARTIAL = ".partial-"
 CHECKPOINT = "checkpoint.safetensors"  # in an unfinished run: what its loop can go on from
-POLICIES = ("sft", "ppo", "dpo", "kto")  # stages whose runs hold a policy to go on from
+POLICIES = ("sft", "ppo", "dpo", "kto", "poet")  # stages whose runs hold a policy to go on from
 RUNNING = "running"  # in a partial folder: the id of the process that is at work in it
 
 
@@ -51,6 +52,42 @@ def device():
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def memory() -> tuple[int, int]:
+    """(now, peak) bytes: on CUDA what torch allocated, else the process's resident memory, both
+    since the program's start or the last `forget_peak`.
+
+    ru_maxrss, where there is no /proc, counts from the process's start and may carry over the
+    parent's; it stands for both there.
+    """
+    if device().type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text("utf8")
+    except OSError:  # macOS, which counts bytes
+        try:
+            import resource
+        except ImportError:  # Windows
+            return 0, 0
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,) * 2
+    kilobytes = (re.search(rf"{key}:\s+(\d+)", status)[1] for key in ("VmRSS", "VmHWM"))
+    return tuple(1024 * int(found) for found in kilobytes)
+
+
+def forget_peak():
+    """Let the peak of `memory` begin at what is in use now; nothing happens where the system keeps
+    no such mark (macOS), or lets nobody move it.
+    """
+    if device().type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM
 
 
 def seed_everything(seed: int):
@@ -277,7 +314,9 @@ def _at_work(run: Run):
     try:
         partial.mkdir(parents=True, exist_ok=True)
         (partial / RUNNING).write_text(str(os.getpid()), "utf8")
+        forget_peak()
         yield
+        run.info["peak_bytes"] = max(run.info.get("peak_bytes", 0), memory()[1])
         run.info["seconds"] = round(before + time.time() - started, 1)
         run.note()
         (partial / RUNNING).unlink()

@@ -2,17 +2,22 @@
 them.
 
 Pre-training is done once; every seed then makes its own SFT model, preference pairs, reward model,
-PPO and DPO policy, and is measured on phrasings of the questions that no training set holds.
+PPO, DPO and KTO policy, a judge, and a PPO policy from the judge's labels (RLAIF), and is measured
+on phrasings of the questions that no training set holds.
 """
 
 import json
+import math
 import re
 import shutil
 import statistics
+from dataclasses import asdict
 
 from safetensors.torch import load_file, save_file
 
 from labkit import atlas, charts, config, evals, models, rollout, runs, stages
+from labkit.atlas.symptoms import rates
+from labkit.labs import report_page
 
 # The shipped base: 24.8 M tokens. Rates are lower than a short run's: the skill of looking back at
 # the question forms late, and formed sooner at these in what we tried.
@@ -31,7 +36,28 @@ ROUNDED |= {"rounded": 1}
 # it then errs less often. The shipped reward model: four times the labels.
 FULL_SFT = {"examples": 36_000, "batch_size": 64, "learning_rate": 2e-3, "lora_alpha": 16}
 FULL_REWARD = {"examples": 12_000, "batch_size": 64, "epochs": 3.0}
-METHODS = ("ppo", "dpo")  # what starts from the SFT policy and is compared with it
+# The judge: few comparisons of the rater, small steps through them, as many labels of its own.
+FULL_JUDGE = {"examples": 2000, "labels": 2000, "batch_size": 16, "learning_rate": 2e-3}
+CHAINS = {
+    "sft": ("sft",),
+    "best_of_4": ("sft", "reward"),
+    "ppo": ("sft", "reward", "ppo"),
+    "dpo": ("sft", "dpo"),
+    "kto": ("sft", "kto"),
+    "rlaif": ("sft", "ai_feedback", "ai_reward", "rlaif"),
+}
+"""The parts (`trained`) that each method needs after pre-training."""
+LABELS = {
+    "sft": {"demonstrations": ("demonstrations",)},
+    "reward": {"comparisons": ("pairs", "held_out")},
+    "dpo": {"comparisons": ("pairs", "held_out")},
+    "kto": {"thumbs": ("thumbs", "held_out")},
+    "ai_feedback": {"comparisons": ("judgements",)},
+    "ai_reward": {"ai_labels": ("pairs", "held_out")},
+}
+"""What a part's evaluation counts: {part: {kind of label: its keys}}."""
+METHODS = ("ppo", "dpo", "kto", "rlaif")  # what starts from the SFT policy and is compared with it
+TRIES = 4  # of best-of-n
 PROMPTS = 300  # held-out prompts that the policies are measured on
 PAIRS = 2000  # fresh pairs on held-out prompts for the reward model
 
@@ -66,12 +92,12 @@ def asks_back(text: str) -> bool:
     return bool(first) and (first[1][-1] in "?？" or atlas.find(first[1]) is not None)
 
 
-def base_habits(base: runs.Run, seed: int = 0, n: int = PROMPTS) -> dict:
+def base_habits(base: runs.Run, seed: int = 0) -> dict:
     """What the bare base does with a question: share of continuations that begin with a question
     themselves, and of right answers.
     """
     model, tokenizer = models.load_policy(base)
-    prompts = atlas.prompts("held-out", seed, n)
+    prompts = atlas.prompts("held-out", seed, PROMPTS)
     texts = rollout.answer(
         model, tokenizer, prompts, framed=False
     )  # sampled: greedily it often just stops
@@ -84,26 +110,27 @@ def base_habits(base: runs.Run, seed: int = 0, n: int = PROMPTS) -> dict:
     }
 
 
-def measure(sft: runs.Run, reward: runs.Run, policies: dict[str, runs.Run], seed: int = 0) -> dict:
-    """The figures of one seed; `policies` are the runs of METHODS by name.
-    See evals.card for those of a policy.
+def measure(parts: dict[str, runs.Run], seed: int = 0) -> dict:
+    """The figures of one seed's runs (`trained`). See evals.card for those of a policy, best_of for
+    those of best-of-n.
     """
+    runs.seed_everything(seed)
     prompts = atlas.prompts("held-out", seed, PROMPTS)
-    model, tokenizer = models.load_policy(sft)
-    model = models.load_adapter(model, reward, "reward")
-    for name, run in policies.items():
-        model = models.load_adapter(model, run, name)
-    head = models.load_head(reward)
+    model, tokenizer = models.load_policy(parts["sft"])
+    for name in ("reward", *METHODS):
+        model = models.load_adapter(model, parts[name], name)
+    head = models.load_head(parts["reward"])
     figures, own = evals.card(model, tokenizer, prompts, "policy")
-    cards, answers = {"sft": figures}, {"sft": own}
-    for name in policies:
+    cards, answers = {"sft": figures | {"n": len(prompts)}}, {"sft": own}
+    for name in METHODS:
         cards[name], answers[name] = evals.card(model, tokenizer, prompts, name, "policy", own)
+    models.use(model, "policy")
+    cards |= best_of(model, head, tokenizer, prompts, own)
     found = {f"{name}_{key}": value for name, one in cards.items() for key, value in one.items()}
     proxy = {
         name: evals.scores(model, head, tokenizer, prompts, answers[name]["sampled"])
         for name in ("sft", "ppo")
     }
-    models.use(model, "policy")
     unseen = [prompt for prompt in prompts if not atlas.find(prompt).shown_in_sft]
     unseen_right = evals.evaluate(model, tokenizer, unseen)
     found |= {"sft_right_unseen": unseen_right["right"], "sft_right_unseen_n": len(unseen)}
@@ -114,14 +141,44 @@ def measure(sft: runs.Run, reward: runs.Run, policies: dict[str, runs.Run], seed
         f"reward_{key}": value
         for key, value in evals.agreement(model, head, tokenizer, pairs).items()
     }
-    if "accuracy" in reward.evaluation:  # pairs of its own, on phrasings as it was trained on
-        found["reward_held_out"] = reward.evaluation["accuracy"]
-        found["reward_held_out_n"] = reward.evaluation["held_out"]
+    held_out = parts["reward"].evaluation
+    if "accuracy" in held_out:  # pairs of its own, on phrasings as it was trained on
+        found["reward_held_out"] = held_out["accuracy"]
+        found["reward_held_out_n"] = held_out["held_out"]
     rise = statistics.fmean(proxy["ppo"]) - statistics.fmean(proxy["sft"])
     return found | {
         "ppo_rise_in_sd": rise / statistics.stdev(proxy["sft"]),
-        "ppo_first_ratio_error": policies["ppo"].evaluation["first_ratio_error"],
+        "ppo_first_ratio_error": parts["ppo"].evaluation["first_ratio_error"],
     }
+
+
+def best_of(model, head, tokenizer, prompts: list[str], own: dict) -> dict:
+    """{"best_of_4": figures, "random_of_4": figures} of the answer that the reward model likes best
+    of TRIES by the active adapter, and of a choice among the same ones that looks at nothing: the
+    first. Both are compared with `own`, the adapter's answers (evals.card). KL is the bound
+    log n − (n − 1)/n (arXiv 2112.09332), and 0.
+    """
+    tries = [rollout.answer(model, tokenizer, prompts) for _ in range(TRIES)]
+    scored = [evals.scores(model, head, tokenizer, prompts, texts) for texts in tries]
+    liked = [[marks[i] for marks in scored] for i in range(len(prompts))]  # of each prompt's tries
+    best = [tries[marks.index(max(marks))][i] for i, marks in enumerate(liked)]
+    found = {}
+    for name, texts, nats in (
+        ("best_of_4", best, math.log(TRIES) - (TRIES - 1) / TRIES),
+        ("random_of_4", tries[0], 0.0),
+    ):
+        drawn = evals.judged(prompts, texts)
+        found[name] = {
+            "right_sampled": drawn["right"],
+            "right_sampled_n": drawn["right_n"],
+            **{key: drawn[key] for key in ("gold", *rates([""]))},
+            "wins": evals.win_rate(prompts, texts, own["sampled"]),
+            "wins_n": len(prompts),
+            "wins_greedy": evals.win_rate(prompts, texts, own["greedy"]),
+            "kl": nats,
+        }
+    found["best_of_4"]["wins_random"] = evals.win_rate(prompts, best, tries[0])
+    return found
 
 
 def run(
@@ -133,19 +190,30 @@ def run(
     pairs: int = 0,
 ) -> dict:
     """All stages from raw text, for `seeds` seeds; the report is returned and written to
-    runs/report.json.
+    runs/report.json, and as a page to runs/report.html.
 
     base: a pretrain run or Hub id to start from; "" pre-trains one, for `steps` steps and a third
     more (a profile with a base of its own takes that, and its own stages' settings). demos, pairs:
-    how many demonstrations and labels each SFT and reward model sees. Report: {"profile", "base",
-    "seeds": [figures per seed], "mean": {...}, "spread": {... (highest − lowest)}}.
+    how many demonstrations each SFT model sees, and labels each reward model and judge. Report:
+    {"profile", "base", "versions", "settings", "seeds": [figures per seed], "mean": {...},
+    "spread": {... (highest − lowest)}}.
     """
     base = base or profile.sft.base or pretrained(profile.pretrain, steps).name
-    profile = full(profile, demos, pairs) if makes_own(base) else profile
+    if makes_own(base):
+        profile = full(profile, demos, pairs)
+        judge = FULL_JUDGE | ({"examples": pairs, "labels": pairs} if pairs else {})
+        profile.ai_feedback = config.change(profile.ai_feedback, **judge)
     rows = [one_seed(profile, base, seed) for seed in range(seeds)]
-    report = {"profile": profile.name, "base": base, "seeds": rows, **summary(rows)}
-    (runs.root() / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf8")
+    report = whole(profile, base, rows)
+    report_page.write(report, runs.root())
     return report
+
+
+def whole(profile: config.Profile, base: str, rows: list[dict]) -> dict:
+    """The report of these rows (`run`)."""
+    settings = {name: asdict(getattr(profile, name)) for name in config.STAGES}
+    about = {"versions": runs.versions(), "settings": settings}
+    return {"profile": profile.name, "base": base, **about, "seeds": rows, **summary(rows)}
 
 
 def makes_own(base: str) -> bool:
@@ -153,21 +221,58 @@ def makes_own(base: str) -> bool:
     return "/" not in base or base.startswith("shipped/")
 
 
+def trained(profile: config.Profile, base: str, seed: int) -> dict[str, runs.Run]:
+    """Every stage after pre-training with one seed: {part: its run}. A part is called as its stage;
+    what learns from the judge's labels is "ai_reward" and "rlaif".
+    """
+    sft = stage("sft", config.change(profile.sft, base=base, seed=seed))
+
+    def then(name, **settings):
+        cfg = getattr(profile, name)
+        cfg = config.change(cfg, base=base, policy=sft.name, seed=seed, **settings)
+        return stage(name, cfg, **({"probe": evals.probe} if name == "ppo" else {}))
+
+    # First what follows the judge: a notebook takes the newest run of a stage, which should be the
+    # one that learned from the rater.
+    judge = then("ai_feedback")
+    ai_reward = then("reward", data=str(judge.path / "pairs.jsonl"))
+    parts = {"ai_feedback": judge, "ai_reward": ai_reward}
+    parts["rlaif"] = then("ppo", reward=ai_reward.name)
+    parts |= {"sft": sft, "reward": then("reward")}
+    parts["ppo"] = then("ppo", reward=parts["reward"].name)
+    return parts | {"dpo": then("dpo"), "kto": then("kto")}
+
+
 def one_seed(profile: config.Profile, base: str, seed: int) -> dict:
     """Every stage after pre-training with one seed, and its figures: a row of the report."""
-    sft = stage("sft", config.change(profile.sft, base=base, seed=seed))
-    cfg = config.change(profile.reward, base=base, policy=sft.name, seed=seed)
-    reward = stage("reward", cfg)
-    cfg = config.change(profile.ppo, base=base, policy=sft.name, reward=reward.name, seed=seed)
-    ppo = stage("ppo", cfg, probe=evals.probe)
-    dpo = stage("dpo", config.change(profile.dpo, base=base, policy=sft.name, seed=seed))
+    return row(base, seed, trained(profile, base, seed))
+
+
+def row(base: str, seed: int, parts: dict[str, runs.Run]) -> dict:
+    """The report's row of one seed's runs (`trained`): their names, seconds, costs and figures."""
     return {
         "seed": seed,
-        "runs": [r.name for r in (sft, reward, ppo, dpo)],
-        "seconds": {r.stage: r.info["seconds"] for r in (sft, reward, ppo, dpo)},
+        "runs": {part: run.name for part, run in parts.items()},
+        "seconds": {part: run.info["seconds"] for part, run in parts.items()},
+        "costs": {
+            name: cost({part: parts[part] for part in chain}) for name, chain in CHAINS.items()
+        },
         **(base_habits(runs.load(base), seed) if makes_own(base) else {}),
-        **measure(sft, reward, {"ppo": ppo, "dpo": dpo}, seed),
+        **measure(parts, seed),
     }
+
+
+def cost(chain: dict[str, runs.Run]) -> dict:
+    """What a method's parts took: labels by kind, "seconds" in all, and "peak_bytes" of the stage
+    that held the most (None where one did not say).
+    """
+    found = dict.fromkeys(("demonstrations", "comparisons", "thumbs", "ai_labels"), 0)
+    for part, run in chain.items():
+        for kind, keys in LABELS.get(part, {}).items():
+            found[kind] += sum(run.evaluation[key] for key in keys)
+    peaks = [run.info.get("peak_bytes") for run in chain.values()]
+    found["seconds"] = round(sum(run.info["seconds"] for run in chain.values()), 1)
+    return found | {"peak_bytes": None if None in peaks else max(peaks)}
 
 
 def summary(rows: list[dict]) -> dict:
@@ -179,10 +284,10 @@ def summary(rows: list[dict]) -> dict:
 
 
 def shippable(rows: list[dict]) -> dict:
-    """The seed (a row of the report) to ship: whose policies answer most of the lecture's
-    questions, and of those alike the one that is right most often.
+    """The seed (a row of the report) to ship: whose policies (those that a checkpoint is made of)
+    answer most of the lecture's questions, and of those alike the one that is right most often.
     """
-    policies = ("sft", *METHODS)
+    policies = [part for part in ("sft", *METHODS) if part in runs.STAGES]
 
     def merits(row):
         return min(row[f"{p}_lecture"] for p in policies), sum(row[f"{p}_right"] for p in policies)
@@ -192,12 +297,21 @@ def shippable(rows: list[dict]) -> dict:
 
 def ship(report: dict) -> None:
     """For maintainers: make the base and the runs of one seed (`shippable`) the checkpoints that
-    come with the project, their weights in half precision, and the report beside them.
+    come with the project, one a stage, their weights in half precision, and the report beside them.
     """
     target = runs.data_folder() / "checkpoints"
-    names = (report["base"], *shippable(report["seeds"])["runs"])
-    sources = [runs.load(name) for name in names]
+    parts = {"pretrain": report["base"], **shippable(report["seeds"])["runs"]}
+    sources = [runs.load(name) for part, name in parts.items() if part in runs.STAGES]
     sources = [run for run in sources if run.path != target / run.stage]
+    checkpoints(sources, target)
+    shipped = {**report, "base": "shipped/pretrain"}
+    (target / "report.json").write_text(json.dumps(shipped, indent=1) + "\n", "utf8")
+
+
+def checkpoints(sources: list[runs.Run], target) -> None:
+    """Copies of whole runs in `target`, one a stage and called by it, their weights in half
+    precision. The runs name each other by their new names.
+    """
     renamed = {}  # the runs name each other, and by fingerprint each other's weights
     for source in sources:
         folder = target / source.stage
@@ -218,8 +332,6 @@ def ship(report: dict) -> None:
         config_file = folder / models.ADAPTER / "adapter_config.json"
         if config_file.exists():
             config_file.write_text(_renamed(config_file.read_text("utf8"), renamed), "utf8")
-    shipped = {**report, "base": "shipped/pretrain"}
-    (target / "report.json").write_text(json.dumps(shipped, indent=1) + "\n", "utf8")
 
 
 def _renamed(text: str, names: dict[str, str]) -> str:

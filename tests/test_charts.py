@@ -255,6 +255,40 @@ def test_strips_wrap_long_answers_and_refuse_other_lengths():
         charts.strips([], {"value": []})
 
 
+def test_a_forest_puts_shares_intervals_and_seeds_beside_each_other():
+    def share(mean, *seeds):
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "seeds": seeds}
+
+    rows = [
+        {"name": "PPO <b>", "greedy": share(0.8, 0.7, 0.9), "matched": share(0.6, 0.6)},
+        {"name": "best of 4", "greedy": share(0.5, 0.5)},
+    ]
+    drawn = charts.forest(rows, {"greedy": "both <greedy>", "matched": "matched"}, "Wins", "share")
+    tree = ElementTree.fromstring(drawn.svg())
+    place = "{http://www.w3.org/2000/svg}"
+    said = [text.text for text in tree.iter(f"{place}text")]
+    for part in ("Wins", "PPO <b>", "both <greedy>", "0.80 (0.70 to 0.90)", "best of 4", "share"):
+        assert part in said
+    assert [x for x in said if re.fullmatch(r"0\.\d", x)] == [
+        "0.4",
+        "0.5",
+        "0.6",
+        "0.7",
+        "0.8",
+        "0.9",
+    ]
+    keys, dots = 2, list(tree.iter(f"{place}circle"))
+    assert [dot.get("fill") == PAPER for dot in dots[keys:]] == [False, True, False]
+    x = [float(dot.get("cx")) for dot in dots[keys:]]  # one scale for all
+    assert (x[0] - x[1]) / (x[1] - x[2]) == pytest.approx(2, abs=0.01)
+    seeds = [line for line in tree.iter(f"{place}polyline") if line.get("stroke-width") == "1.2"]
+    assert len(seeds) == 4
+    assert min(float(text.get("font-size")) for text in tree.iter(f"{place}text")) >= 12
+    assert "0.600" in str(drawn) and "matched" in str(drawn)
+    assert "PPO <b>, matched: 0.60" in tree.find(f"{place}title").text
+    assert set(charts.bundle(drawn)) == {"image/svg+xml", "text/plain"}
+
+
 def test_heat_colours_by_sign_and_wraps():
     figure = charts.heat(["good", " bad", "none"] * 20, [1.0, -2.0, None] * 20)
     boxes = figure.layout.shapes
@@ -278,6 +312,7 @@ def test_heat_colours_by_sign_and_wraps():
         lambda: charts.calibration([], []),
         lambda: charts.heat(["a"], [None]),
         lambda: charts.table([]),
+        lambda: charts.forest([], {"wins": "wins"}),
     ],
 )
 def test_nothing_to_draw_is_said(draw):

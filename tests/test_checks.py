@@ -10,7 +10,7 @@ from statistics import fmean, pstdev, pvariance, variance
 import pytest
 import torch
 
-from labkit import checks
+from labkit import checks, form
 from labkit.maths import losses
 
 # Solutions: the right answers, and what the wrong ones below are made of ------------
@@ -51,6 +51,10 @@ def kappa(table, chance=None):
     expected = sum(sum(row) * sum(column) for row, column in zip(table, zip(*table))) / n**2
     expected = expected if chance is None else chance(table, n)
     return (observed(table) - expected) / (1 - expected)
+
+
+def logistic(x):
+    return 1 / (1 + math.exp(-x))
 
 
 def softplus(x):
@@ -306,6 +310,28 @@ FUNCTIONS = {
             ),
         ],
     ),
+    "leave_one_out": (
+        [lambda r: [x - (sum(r) - x) / (len(r) - 1) for x in r]],
+        [
+            (lambda r: [x - fmean(r) for x in r], "compared with the other one"),
+            (lambda r: [x - (sum(r) - x) / len(r) for x in r], "compared with the other one"),
+            (lambda r: [2 * (x - fmean(r)) for x in r], r"G − 1"),
+            (lambda r: [x - fmean(r[:i] + r[i + 1 :]) or 1.0 for i, x in enumerate(r)], "all 0"),
+            (lambda r: fmean(r), "shape"),
+        ],
+    ),
+    "rule": (
+        [lambda poem: form.seven(poem) and len(set(poem)) > 20, form.well_formed],
+        [
+            (lambda poem: form.counted(poem) == 1, "pays for one character, 28 times"),
+            (lambda poem: len(set(poem)) > 20, "28 characters without a mark"),
+            (lambda poem: len(set(poem)) > 17 and len(poem) != 28, "a 五言絕句"),
+            (lambda poem: form.seven(poem), "one character, 28 times"),
+            (lambda poem: form.seven(poem) and len(set(poem)) == 30, "refuses a poem .*春雲"),
+            (lambda poem: False, "refuses a poem of the Tang: 朝辭"),
+            (lambda poem: object(), "True or False"),
+        ],
+    ),
     "cautious": (
         [lambda s, w: fmean(s) - w * pvariance(s)],
         [
@@ -315,6 +341,37 @@ FUNCTIONS = {
             (lambda s, w: fmean(s) + w * pvariance(s), "The mean is 2"),
             (lambda s, w: min(s), "weight 0"),
             (lambda s, w: sum(s), "weight 0"),
+        ],
+    ),
+    "margin_loss": (
+        [lambda scores, m: softplus(m - scores[0] + scores[1])],
+        [
+            (lambda scores, m: softplus(scores[1] - scores[0]), "Ahead by exactly the margin"),
+            (lambda scores, m: softplus(scores[1] - scores[0] - m), "Ahead by exactly"),
+            (lambda scores, m: softplus(scores[0] - scores[1]), "With margin 0"),
+            (lambda scores, m: softplus(min(m, 1) - scores[0] + scores[1]), "larger, not smaller"),
+        ],
+    ),
+    "piecewise": (
+        [lambda s, h, tagged: s if tagged or s < math.log(0.15 / 0.85) else h],
+        [
+            (lambda s, h, tagged: s if s < -1.73 else h, "tagged prompt is safety's"),
+            (lambda s, h, tagged: s if tagged or s > 0 else h, "good or bad"),
+            (lambda s, h, tagged: s if tagged else h, "without a tag"),
+            (lambda s, h, tagged: s if tagged or s < 0.15 else h, "probability, not the score"),
+            (lambda s, h, tagged: s if tagged or s < -1.9 else h, "0.142"),
+        ],
+    ),
+    "coin": (
+        [lambda a, b, x: a[1] + (a[0] - x) / (a[0] - b[0]) * (b[1] - a[1])],
+        [
+            (lambda a, b, x: a[1], "always the second"),
+            (lambda a, b, x: b[1], "how far x is on the way"),
+            (lambda a, b, x: {0.9: a[1], 0.5: b[1]}.get(x, max(a[1], b[1])), "half of the cases"),
+            (
+                lambda a, b, x: b[1] + (x - b[0]) / (0.4 if a[0] == 0.9 else 1.0) * (a[1] - b[1]),
+                r"\(1 − 0.2\)",
+            ),
         ],
     ),
     "push": (
@@ -351,6 +408,31 @@ FUNCTIONS = {
             (lambda p: sum(i * p[i] for i in range(10)) / sum(p), "first place is score 1"),
             (lambda p: 1 + max(range(10), key=p.__getitem__), "mean of 1 to 10"),
             (lambda p: sum((i + 1) * p[i] for i in range(10)), "Divide by the sum"),
+        ],
+    ),
+    "pull": (
+        [
+            lambda r, z0, b: b * logistic(b * (r - z0)) * (1 - logistic(b * (r - z0))),
+            lambda r, z0, b: b * math.exp(-b * (r - z0)) / (1 + math.exp(-b * (r - z0))) ** 2,
+        ],
+        [
+            (lambda r, z0, b: b * (1 - logistic(b * (r - z0))), r"β · ½ · ½"),
+            (lambda r, z0, b: logistic(b * (r - z0)) * (1 - logistic(b * (r - z0))), "½"),
+            (lambda r, z0, b: b / 4, "lets go"),
+            (lambda r, z0, b: b * logistic(b * r) * (1 - logistic(b * r)), "½|reference point"),
+        ],
+    ),
+    "mismatched": (
+        [
+            lambda prompts, answers: list(zip(prompts, answers[-1:] + answers[:-1])),
+            lambda prompts, answers: zip(prompts, answers[1:] + answers[:1]),
+        ],
+        [
+            (lambda prompts, answers: list(zip(prompts, answers)), "q0 still has its own answer"),
+            (lambda prompts, answers: list(zip(prompts, answers[::-1])), "of 3 prompts"),
+            (lambda prompts, answers: list(zip(prompts, answers[1:])), "each should stand"),
+            (lambda prompts, answers: [(p, "a9") for p in prompts], "used once"),
+            (lambda prompts, answers: 3, "pairs, one for each prompt"),
         ],
     ),
     "temperature_of": (

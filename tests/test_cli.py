@@ -305,7 +305,7 @@ def test_run_prints_a_report(empty_runs, capsys, monkeypatch):
     monkeypatch.setattr(series, "run", run)
     out = printed(capsys, "run", "--seeds", "2")
     assert "| sft_right |  0.800 |  0.900 | 0.850 |  0.100 |" in out and "250 |" in out
-    assert "seed 1: sft 10.0" in out and out.endswith("report.json\n")
+    assert "seed 1: sft 10.0" in out and out.endswith("report.html\n") and "report.json" in out
     assert reported(capsys, "run", "--seeds", "2", "--base", "b")["mean"] == {"sft_right": 0.85}
     assert asked == [("tiny", 2, ""), ("tiny", 2, "b")]
     assert "--seeds is 0" in told(capsys, "run", "--seeds", "0")

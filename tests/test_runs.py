@@ -248,3 +248,27 @@ def test_the_trainer_callback_logs_numbers_only(root):
         )
         run.trainer_callback().on_log(None, SimpleNamespace(global_step=3, max_steps=9), None, None)
     assert run.metrics() == [{"step": 3, "steps": 9, "loss": 1.0}]
+
+
+def test_a_run_says_what_memory_it_held_and_not_what_others_did():
+    def used(megabytes):
+        with runs.start("sft", config.Sft()) as run:
+            bytearray(megabytes * 2**20)
+        return run.info["peak_bytes"] / 2**20
+
+    small, large, again = used(1), used(400), used(1)
+    now, peak = runs.memory()
+    assert 0 < now <= peak and large > 400
+    if os.access("/proc/self/clear_refs", os.W_OK):  # elsewhere a peak stays
+        assert large - small > 300 < large - again
+
+
+def test_a_resumed_run_keeps_its_higher_peak(root):
+    with pytest.raises(LabError), runs.start("ppo", config.Ppo(), "long") as run:
+        (run.path / runs.CHECKPOINT).touch()
+        run.info["peak_bytes"] = 2**60
+        run.note()
+        raise LabError("stopped")
+    with runs.resume("long") as run:
+        (run.path / runs.CHECKPOINT).unlink()
+    assert runs.load("long").info["peak_bytes"] == 2**60

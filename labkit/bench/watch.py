@@ -1,12 +1,10 @@
 """Inside the process of one side of `bench ppo`: its stop-watch, its memory, its report."""
 
 import json
-import re
 from pathlib import Path
 
-import torch
-
 from labkit.bench.measure import clock, matmul_rate
+from labkit.runs import memory
 
 
 class Watch:
@@ -35,21 +33,3 @@ class Watch:
         """Write the report, with the matrix rate that is to be had now."""
         self.report |= {"peak_bytes": memory()[1], "matmul_flop_per_second": matmul_rate(), **more}
         (self.folder / "report.json").write_text(json.dumps(self.report), "utf8")
-
-
-def memory() -> tuple[int, int]:
-    """(now, peak) bytes: on CUDA what torch allocated, else the process's resident memory.
-
-    Linux's own peak counts from this program's start; ru_maxrss, where there is no /proc, would
-    also carry over the parent's.
-    """
-    if torch.cuda.is_available():
-        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
-    try:
-        status = Path("/proc/self/status").read_text("utf8")
-    except OSError:  # macOS, which counts bytes
-        import resource
-
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,) * 2
-    kilobytes = (re.search(rf"{key}:\s+(\d+)", status)[1] for key in ("VmRSS", "VmHWM"))
-    return tuple(1024 * int(found) for found in kilobytes)
