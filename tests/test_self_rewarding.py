@@ -1,0 +1,95 @@
+"""Self-rewarding: figures over rounds on a hand-made record, the whole measurement once in small,
+and what bad input says.
+"""
+
+import json
+
+import pytest
+
+from labkit import LabError, cli, config, data, runs
+from labkit.labs import self_rewarding as lab
+from labkit.labs import self_rewarding_jobs as jobs
+from labkit.labs.self_rewarding import COIN, OWN
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def made(*ways):
+    """A record with a hand-made judge's accuracy per model; the first seed has a control."""
+    row = lambda gold, t: {
+        "figures": {"right": 0.9} | ({"wins_before_sampled": 0.5} if t else {}),
+        "fixed": {"gold": gold},
+    }
+    seeds = [
+        {"seed": i, "sft": {"right": 0.8}, OWN: [row(gold, t) for t, gold in enumerate(way)]}
+        for i, way in enumerate(ways)
+    ]
+    seeds[0][COIN] = [row(0.25, t) for t in range(len(ways[0]))]
+    return {"seeds": seeds}
+
+
+def test_a_figure_over_rounds_has_its_spread_and_how_many_seeds():
+    record = made([0.6, 0.7], [0.8, 0.5])
+    first, second = lab.over_rounds(record, "fixed gold")
+    expected = {"model": "M1", "seeds": 2, "fixed gold": pytest.approx(0.7)}
+    assert first == expected | {"fixed gold lowest": 0.6, "fixed gold highest": 0.8}
+    assert second["fixed gold"] == pytest.approx(0.6)
+    (coin, _) = lab.over_rounds(record, "fixed gold", COIN)
+    assert coin["seeds"] == 1 and coin["fixed gold"] == 0.25
+    (late,) = lab.over_rounds(record, "figures wins_before_sampled")  # M1 has none before it
+    assert late["model"] == "M2"
+
+
+def test_a_row_per_model_holds_every_figure_that_it_has():
+    rows = lab.rounds(made([0.6, 0.7]), figures=("right", "wins against the one before"))
+    assert rows == [
+        {"model": "M1", "right": 0.9, "wins against the one before": None},
+        {"model": "M2", "right": 0.9, "wins against the one before": 0.5},
+    ]
+
+
+def test_no_such_record_is_one_clear_sentence(tmp_path):
+    with pytest.raises(LabError, match="no record .*nothing.json.*bench self-rewarding"):
+        lab.load(tmp_path / "nothing.json")
+    broken = made([0.6])
+    del broken["seeds"][0][OWN]
+    for text in ("", "[]", "{}", '{"seeds": []}', json.dumps(broken)):
+        (tmp_path / "broken.json").write_text(text, "utf8")
+        with pytest.raises(LabError, match="broken.json is no record"):
+            lab.load(tmp_path / "broken.json")
+    (tmp_path / "good.json").write_text(json.dumps(made([0.6])), "utf8")
+    assert lab.load(tmp_path / "good.json") == made([0.6])
+
+
+def test_the_shipped_record_is_whole():
+    record = lab.load()
+    file = runs.data_folder() / "checkpoints" / "self_rewarding.json"
+    assert file.stat().st_size < 300_000 and len(record["seeds"]) >= 3
+    models = lab.rounds(record)
+    assert [row["model"] for row in models] == ["M1", "M2", "M3", "M4"]
+    assert None not in {value for row in models[1:] for value in row.values()}
+    assert len(lab.rounds(record, COIN)) == 4
+    for row in record["seeds"]:
+        assert all(one["fixed"]["gold_n"] >= 100 and one["gap"]["pairs"] >= 200 for one in row[OWN])
+
+
+# --- measuring, in small -------------------------------------------------------------------------
+
+
+def card(model, tokenizer, prompts, name, sft="", own=None):
+    """evals.card without its many answers."""
+    answers = jobs.rollout.answer(model, tokenizer, prompts)
+    return {"right": 0.5, "n": len(prompts)}, {"greedy": answers, "sampled": answers}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """(record, plan) of one seed, two rounds, everything made small, on the shipped base."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_RUNS", str(tmp_path_factory.mktemp("self")))
+        patch.setattr(jobs.evals, "card", card)
+        profile = config.tiny().adapt(max_response_tokens=12)
+        profile.sft = config.change(profile.sft, examples=200)
+        sizes = dict(rounds=1, demos=20, judgements=20, pairs=12, held_out=4, judged=6)
+        plan = jobs.Plan(profile, seeds=1, **sizes)
+        yield jobs.measure(plan, workers=1), plan
