@@ -20,7 +20,8 @@ ROOMS = {
     "data": ("chat",),
     "atlas": ("symptoms",),
     "maths": ("logprobs", "losses"),
-    "stages": ("pretrain", "sft", "reward", "ppo", "dpo"),
+    "rollout": ("judging",),
+    "stages": ("pretrain", "sft", "reward", "ppo", "dpo", "ai_feedback"),
     "feedback": ("agreement", "panels"),
     "labs": ("next_pair", "overoptimization", "poems"),
 }

@@ -636,7 +636,7 @@ def bench_gpu(base: str = "", peer: Peer = "", device: str = "cuda"):
 VERBS = {
     "info": info,
     "run": run,
-    "train": {stage: train(stage) for stage in config.STAGES},
+    "train": {stage.replace("_", "-"): train(stage) for stage in config.STAGES},
     "chat": chat,
     "export": export,
     "ratings": {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from labkit import LabError
 
-STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
+STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "ai_feedback")
 _TYPES = {str: (str, "text"), int: (int, "a whole number"), float: ((int, float), "a number")}
 # What settings of these names must be beside their type, whichever stage has them; the rule sees
 # the value and all the settings.
@@ -23,13 +23,15 @@ _RULES = (
         lambda v, s: v > 0,
     ),
     (
-        "warmup examples beta micro_batch_size critic_warmup target_kl missing_eos_penalty ptx"
-        " checkpoint_every",
+        "warmup examples labels beta micro_batch_size critic_warmup target_kl missing_eos_penalty"
+        " ptx checkpoint_every",
         "0 or more",
         lambda v, s: v >= 0,
     ),
     ("max_response_tokens", "2 or more", lambda v, s: v >= 2),
     ("validation_fraction", "between 0 and 1", lambda v, s: 0 < v < 1),
+    ("clamp", "between 0.5 and 1", lambda v, s: 0.5 <= v <= 1),
+    ("question", "a question", lambda v, s: bool(v.strip())),
     ("gae_lambda", "between 0 and 1", lambda v, s: 0 <= v <= 1),
     ("gamma", "above 0 and at most 1", lambda v, s: 0 < v <= 1),
     ("normalize_rewards compile rounded", "0 or 1", lambda v, s: v in (0, 1)),
@@ -296,13 +298,40 @@ class Dpo(Adapted):
     """Strength of the implicit KL constraint (eq. 7)."""
 
 
-KINDS = dict(zip(STAGES, (Pretrain, Sft, Reward, Ppo, Dpo), strict=True))
+@dataclass
+class AiFeedback(Adapted):
+    """AI feedback: the model learns to judge from seed judgements, then labels pairs of a policy's
+    answers in a rater's place (arXiv 2309.00267).
+    """
+
+    policy: str = ""
+    """The run whose answers are labelled and whose adapter the judge starts from; "" takes the
+    latest SFT run.
+    """
+    data: str = "atlas"
+    """Seed judgements: preferences, as for the reward stage."""
+    examples: int = 4000
+    """How many seed judgements to take (0: all; for "atlas": how many to make)."""
+    labels: int = 3000
+    """How many fresh pairs of the policy's answers the judge labels."""
+    question: str = "Which answer is better, A or B?"
+    """What the judge is asked of two answers: a principle makes it judge by that."""
+    clamp: float = 1.0
+    """Highest confidence of a label; Constitutional AI took 0.6 where the judge reasoned first
+    (arXiv 2212.08073, 4.1).
+    """
+    epochs: float = 1.0
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+
+
+KINDS = dict(zip(STAGES, (Pretrain, Sft, Reward, Ppo, Dpo, AiFeedback), strict=True))
 """The settings' class of each stage."""
 
 
 @dataclass
 class Profile:
-    """The five stages' settings under one name."""
+    """The stages' settings under one name."""
 
     name: str
     pretrain: Pretrain = field(default_factory=Pretrain)
@@ -310,9 +339,10 @@ class Profile:
     reward: Reward = field(default_factory=Reward)
     ppo: Ppo = field(default_factory=Ppo)
     dpo: Dpo = field(default_factory=Dpo)
+    ai_feedback: AiFeedback = field(default_factory=AiFeedback)
 
     def adapt(self, **values):
-        """Set the same values in the four stages after pre-training; returns self."""
+        """Set the same values in the stages after pre-training; returns self."""
         for stage in STAGES[1:]:
             for name, value in values.items():
                 setattr(getattr(self, stage), name, value)

@@ -124,13 +124,14 @@ def parsed_settings(*words):
 
 @pytest.mark.parametrize("stage", config.STAGES)
 def test_every_setting_is_an_option_with_its_docstring(stage, capsys):
-    kind, words = config.KINDS[stage], ["train", stage]
+    kind, verb = config.KINDS[stage], stage.replace("_", "-")
+    words = ["train", verb]
     for f in fields(kind):
         words += ["--" + f.name.replace("_", "-"), str(f.default)]
     assert kind(**parsed_settings(*words)) == kind()
-    assert parsed_settings("train", stage) == {}  # what is not named is not set
+    assert parsed_settings("train", verb) == {}  # what is not named is not set
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["train", stage, "--help"])
+        cli.main(["train", verb, "--help"])
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert stopped.value.code == 0 and f"(tiny: {kind().learning_rate})" in out
     wanted = "Transformer blocks." if stage == "pretrain" else "Rank of the LoRA matrices"

@@ -13,8 +13,9 @@ STAGES = {
     "reward": config.Reward,
     "ppo": config.Ppo,
     "dpo": config.Dpo,
+    "ai_feedback": config.AiFeedback,
 }
-ADAPTED = (config.Sft, config.Reward, config.Ppo, config.Dpo)
+ADAPTED = (config.Sft, config.Reward, config.Ppo, config.Dpo, config.AiFeedback)
 # (the classes, their settings, values that are refused, what the sentence says they must be)
 REFUSED = [
     (

@@ -158,6 +158,7 @@ STAGES = {
     "sft": {"batch_size": 8},
     "reward": {"policy": "devices-sft", "batch_size": 8},
     "dpo": {"policy": "devices-sft", "batch_size": 8},
+    "ai_feedback": {"policy": "devices-sft", "batch_size": 8, "labels": 0},
     "ppo": PPO | {"reward": "devices-reward", "ptx": 0.5, "checkpoint_every": 1},
     "ppo critic": PPO | {"reward": "devices-reward", "critic": "adapter", "micro_batch_size": 3},
 }
@@ -170,7 +171,7 @@ def files(tmp_path_factory):
     demos = [data.Demo(f"Is it {i}?", "yes") for i in range(20)]
     pairs = [data.Pair(f"Is it {i}?", "yes", "I think so") for i in range(20)]
     data.save_jsonl(demos, folder / "sft.jsonl")
-    for stage in ("reward", "dpo"):
+    for stage in ("reward", "dpo", "ai_feedback"):
         data.save_jsonl(pairs, folder / f"{stage}.jsonl")
     return folder
 

@@ -104,14 +104,15 @@ def test_entropy_is_the_same_where_generate_samples(undecided, monkeypatch):
     assert evals.entropy(*undecided, [FRANCE] * 64, 0.7) == pytest.approx(ours, rel=0.1)
 
 
-def test_kl_of_two_adapters_is_the_mean_log_ratio(undecided, tmp_path):
+def test_kl_of_two_adapters_is_the_mean_log_ratio(undecided):
     model, tokenizer = undecided
-    prompts = [FRANCE] * 64
-    assert evals.kl(model, tokenizer, prompts, "policy", "policy") == 0.0
-    model = models.add_lora(model, config.Sft(lora_r=4, lora_alpha=8), "other")
-    for weight in models.adapter_parameters(model, "other"):
-        weight.data.normal_(0, 0.1)
+    prompts, lora = [FRANCE] * 64, config.Sft(lora_r=4, lora_alpha=8)
+    for name in ("policy", "other"):
+        model = models.add_lora(model, lora, name)
+        for weight in models.adapter_parameters(model, name):
+            weight.data.normal_(0, 0.1)
     models.use(model, "policy")
+    assert evals.kl(model, tokenizer, prompts, "policy", "policy") == 0.0
     runs.seed_everything(3)
     found = evals.kl(model, tokenizer, prompts, "policy", "other", batch_size=48)
     assert model.active_adapter == "policy" and found > 0

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from labkit import LabError, config, data, models, rollout, runs
 from labkit.data import chat
-from labkit.stages import dpo, reward, sft, trl
+from labkit.stages import ai_feedback, dpo, reward, sft, trl
 from labkit.stages import pairs as preferences
 
 CITIES = {"France": "Paris", "Japan": "Tokyo", "Italy": "Rome", "Gold": "metal"}
@@ -50,7 +51,7 @@ def sft_run(tiny_base, demos):
 
 
 def test_sft_loss_is_on_the_answer_alone(tokenizer):
-    (row,) = sft.rows(tokenizer, [data.Demo("Gold?", "metal")], config.Sft())
+    (row,) = trl.demo_rows(tokenizer, [data.Demo("Gold?", "metal")], config.Sft())
     ids, response_mask = chat.encode(tokenizer, "Gold?", "metal")
     assert row["input_ids"] == ids and row["length"] == len(ids)
     assert [
@@ -67,10 +68,10 @@ def test_the_sft_loss_is_the_models_own(sft_run, tokenizer, monkeypatch):
     model, _ = models.load_base("tiny-base")
     model = models.load_adapter(model, sft_run, "default", trainable=True)
     demos = [data.Demo("Gold?", "metal " * (1 + 3 * i % 5)) for i in range(5)]
-    rows = sft.rows(tokenizer, demos, config.Sft())
+    rows = trl.demo_rows(tokenizer, demos, config.Sft())
     ids, mask = chat.pad([row["input_ids"] for row in rows], tokenizer.pad_token_id)
     labels, _ = chat.pad([row["labels"] for row in rows], -100)
-    found, right = sft.response_loss(models.forward(model, "default"), ids, mask, labels)
+    found, right = trl.response_loss(models.forward(model, "default"), ids, mask, labels)
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
         own = torch.nn.functional.cross_entropy(
@@ -162,18 +163,19 @@ def test_margins_and_soft_labels_reach_the_reward_loss(sft_run, tmp_path, kind, 
 
 
 def test_sft_goes_on_from_a_policy(sft_run, demos):
-    """At a learning rate of almost nothing, the new run answers as the one it began with."""
+    """At a learning rate of almost nothing, the adapter is the one it began with."""
     cfg = config.Sft(
         **{**SMALL, "base": ""}, policy="sft-cities", data=demos, epochs=0.1, learning_rate=1e-9
     )
     with runs.start("sft", cfg) as run:
         sft.train(cfg, run)
     assert run.info["policy"] == models.adapter_id(sft_run)
-    asked = ["What is the capital of Japan? 3", "What is the capital of Gold? 5"]
     before, after = (
-        rollout.answer(*models.load_policy(one), asked, temperature=0) for one in (sft_run, run)
+        load_file(one.path / "adapter" / "adapter_model.safetensors") for one in (sft_run, run)
     )
-    assert before == after == ["Tokyo", "metal"]
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=0)
 
 
 def test_the_reward_model_scores_alike_in_training_and_after(sft_run, monkeypatch):
@@ -389,6 +391,7 @@ STAGES = {
     "sft": (sft, config.Sft, {}),
     "reward": (reward, config.Reward, {"policy": "sft-cities"}),
     "dpo": (dpo, config.Dpo, {"policy": "sft-cities"}),
+    "ai_feedback": (ai_feedback, config.AiFeedback, {"policy": "sft-cities"}),
 }
 
 
@@ -497,8 +500,10 @@ def test_stages_do_not_import_one_another():
 
 def test_both_answers_are_scored_with_their_prompt():
     row = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5], "length": 4}
+    row |= {"margin": 2.0, "confidence": 0.6}
     (found,) = reward.whole([row])
     assert (found["chosen_ids"], found["rejected_ids"]) == ([1, 2, 3], [1, 2, 4, 5])
+    assert (found["margin"], found["confidence"]) == (2.0, 0.6)
 
 
 def test_beta_of_dpo_is_the_setting(sft_run, pairs, monkeypatch):

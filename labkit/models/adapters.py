@@ -109,8 +109,10 @@ def use(model, name: str):
 
 @contextlib.contextmanager
 def using(model, name: str):
-    """`name` is the active adapter inside the block; the one before it comes back after."""
-    before = model.active_adapter
+    """`name` is the active adapter inside the block; the one before it comes back after. "" is a
+    base that has none.
+    """
+    before = model.active_adapter if name else ""
     if before == name:
         yield model
         return

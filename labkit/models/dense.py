@@ -37,8 +37,8 @@ def supports(model) -> bool:
 
 
 def forward(model, adapter: str):
-    """The forward pass of `adapter` on `model` (a PeftModel): Dense for a small float32 model, else
-    Switched.
+    """The forward pass of `adapter` on `model` (a PeftModel, or a bare base where adapter is ""):
+    Dense for a small float32 model, else Switched.
     """
     small = sum(p.numel() for p in model.parameters()) < SMALL
     return (Dense if small and supports(model) and model.dtype == torch.float32 else Switched)(
@@ -47,7 +47,7 @@ def forward(model, adapter: str):
 
 
 class Switched:
-    """The adapter is made the active one of the peft model for each pass."""
+    """The adapter is made the active one of the peft model for each pass; a bare base has none."""
 
     def __init__(self, model, adapter: str):
         self.model, self.adapter = model, adapter

@@ -1,4 +1,4 @@
-"""Pairs of a policy's own answers, judged by a simulated rater."""
+"""Pairs of a policy's own answers, judged by a simulated rater or by a model."""
 
 import random
 from collections import Counter
@@ -6,6 +6,11 @@ from collections import Counter
 from labkit import LabError, atlas
 from labkit.data import Pair
 from labkit.rollout.sampling import answer
+
+
+def differ(one: str, other: str) -> bool:
+    """Whether two answers are worth a verdict: neither is empty, and they are not the same."""
+    return bool(one.strip() and other.strip()) and one.strip() != other.strip()
 
 
 def told_apart(prompts, a, b, rater, seen: Counter | None = None) -> list[Pair]:
@@ -17,7 +22,7 @@ def told_apart(prompts, a, b, rater, seen: Counter | None = None) -> list[Pair]:
     """
     seen, pairs = Counter() if seen is None else seen, []
     for prompt, one, other in zip(prompts, a, b, strict=True):
-        if not one.strip() or not other.strip() or one.strip() == other.strip():
+        if not differ(one, other):
             continue
         verdict = rater.compare(prompt, one, other)
         seen["compared"] += 1
@@ -30,18 +35,29 @@ def told_apart(prompts, a, b, rater, seen: Counter | None = None) -> list[Pair]:
 
 
 def preference_pairs(
-    model, tokenizer, cfg, n: int, rater=None, split: str = "train", seen: Counter | None = None
+    model,
+    tokenizer,
+    cfg,
+    n: int,
+    rater=None,
+    split: str = "train",
+    seen: Counter | None = None,
+    label=None,
+    prompts=None,
 ) -> list[Pair]:
-    """`n` pairs of the active policy's own answers to atlas questions, each judged by `rater`
-    (default: the careful one, seeded by cfg.seed).
+    """`n` pairs of the active policy's own answers to `prompts` (default: the atlas's questions),
+    each judged by `rater` (default: the careful one, seeded by cfg.seed), or all together by
+    `label`, a function of (prompts, a, b) → pairs (judging.Verdicts.labels).
 
     Two answers are sampled per prompt; pairs that teach nothing (see `told_apart`, also for `seen`)
     are drawn again. cfg gives seed and max_response_tokens. Raises LabError when the policy answers
     (nearly) always the same.
     """
     rater = rater or atlas.Rater(seed=cfg.seed)
+    label = label or (lambda asked, a, b: told_apart(asked, a, b, rater, seen))
     rng, train = random.Random(f"pairs{cfg.seed}"), split == "train"
-    prompts = atlas.feedback_prompts(cfg.seed) if train else atlas.prompts(split, cfg.seed)
+    if prompts is None:
+        prompts = atlas.feedback_prompts(cfg.seed) if train else atlas.prompts(split, cfg.seed)
     pairs, tried = [], 0
     while len(pairs) < n:
         if tried > 20 * n + 1000:
@@ -53,6 +69,6 @@ def preference_pairs(
         asked = asked[: max(64, (n - len(pairs)) * 3 // 2)]
         rng.shuffle(prompts)
         both = answer(model, tokenizer, asked * 2, cfg.max_response_tokens)
-        pairs += told_apart(asked, both[: len(asked)], both[len(asked) :], rater, seen)
+        pairs += label(asked, both[: len(asked)], both[len(asked) :])
         tried += len(asked)
     return pairs[:n]

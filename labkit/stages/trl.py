@@ -1,12 +1,16 @@
-"""What the stages on TRL's trainers (sft, reward, dpo) share: one set of training arguments, and a
-clear stop where a gradient is no number or memory runs out.
+"""What the stages on TRL's trainers (sft, reward, dpo, ai_feedback) share: one set of training
+arguments, a clear stop where a gradient is no number or memory runs out, and how demonstrations are
+learned from.
 """
 
 import logging
 
 import torch
+import torch.nn.functional as F
 
 from labkit import compat, models, runs
+from labkit.data import chat
+from labkit.maths.logprobs import like_length, predicts
 from labkit.stages import check_finite
 
 LARGE = 20_000_000  # parameters from which memory, not the number of steps, sets the speed
@@ -122,3 +126,61 @@ def evaluate(trainer, rows) -> dict:
         found = trainer.evaluate(Dataset.from_list(rows))
     check_finite(trainer.state.global_step, found.get("eval_loss", 0.0))
     return {key.removeprefix("eval_"): value for key, value in found.items()}
+
+
+# --- demonstrations ------------------------------------------------------------------------------
+
+
+def demo_rows(tokenizer, demos, cfg) -> list[dict]:
+    """{"input_ids", "labels", "length"} per demonstration; labels are −100 (no loss) on the
+    prompt.
+    """
+    found = []
+    for demo in demos:
+        ids, response_mask = chat.encode(
+            tokenizer, demo.prompt, demo.response, cfg.max_prompt_tokens, cfg.max_response_tokens
+        )
+        labels = [token if response else -100 for token, response in zip(ids, response_mask)]
+        found.append({"input_ids": ids, "labels": labels, "length": len(ids)})
+    return found
+
+
+def response_loss(passes, input_ids, attention_mask, labels):
+    """(loss of every response token (N,), whether it was the likeliest (N,)) under one adapter's
+    `passes` (models.forward). All three (B, T), pads at the end; labels are −100 where nothing is
+    to be learned.
+    """
+    losses, right = [], []
+    for rows, width in like_length(attention_mask, models.LIKE_LENGTH):
+        ids, mask = input_ids[rows, :width], attention_mask[rows, :width]
+        response_mask = (labels[rows, :width] != -100).long()
+        logits, _ = passes.logits_at(ids, mask, predicts(response_mask))
+        said = ids[response_mask.bool()]  # each is predicted one place before
+        losses.append(F.cross_entropy(logits.float(), said, reduction="none"))
+        right.append(logits.argmax(-1) == said)
+    return torch.cat(losses), torch.cat(right)
+
+
+def demo_trainer():
+    """TRL's SFTTrainer with `response_loss` in place of its own pass over the peft model: the same
+    loss, twice as fast for a small model.
+    """
+    from trl import SFTTrainer
+
+    class Trainer(SFTTrainer):
+        passes = None
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            # Made at the first call: before, the trainer may still move the weights.
+            self.passes = self.passes or models.forward(self.model, "default")
+            self.passes.refresh()  # each call comes after a step
+            names = ("input_ids", "attention_mask", "labels")
+            losses, right = response_loss(self.passes, *(inputs[name] for name in names))
+            found = self._metrics["train" if model.training else "eval"]
+            found["mean_token_accuracy"].append(right.float().mean().item())
+            loss = losses.sum() / (
+                len(losses) if num_items_in_batch is None else num_items_in_batch
+            )
+            return (loss, None) if return_outputs else loss
+
+    return Trainer
