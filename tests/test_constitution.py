@@ -6,8 +6,10 @@ import json
 import random
 
 import pytest
+import torch
 
 from labkit import LabError, atlas, cli, config, data, runs
+from labkit.data import chat
 from labkit.labs import constitution as con
 from labkit.labs import constitution_jobs as jobs
 from labkit.labs import verdicts
@@ -45,10 +47,11 @@ def test_a_constitution_needs_a_principle_that_says_something():
 
 def test_a_revision_is_asked_by_the_critique_or_by_the_principle():
     asked = con.critique_prompt("Who?", "Me.", con.PLAIN)
-    assert asked == f"Who?\nAnswer: Me.\n{con.PLAIN.text} What is wrong with it?"
-    assert con.revision_prompt("Who?", "Me.", con.PLAIN, "Rude.").endswith("Rude. Write it again.")
+    assert asked == f"{con.PLAIN.text} What is wrong?\nWho?\nMe."
+    told = con.revision_prompt("Who?", "Me.", con.PLAIN, "Rude.")
+    assert told == "Me.\nRude. Answer again: Who?"
     by_rule = con.revision_prompt("誰？", "我。", con.PLAIN)
-    assert by_rule.endswith(f"我。\n{con.PLAIN.zh} Write it again.")
+    assert by_rule == f"我。\n{con.PLAIN.zh} Answer again: 誰？"
 
 
 def test_every_principle_revises_what_the_one_before_left(monkeypatch):
@@ -86,7 +89,7 @@ def test_every_principle_revises_what_the_one_before_left(monkeypatch):
         (LOOK, "complying", con.HARMLESS, ""),
         (LOOK, "refusing", con.HARMLESS, ""),
         (FACT, "deflecting", con.HELPFUL, "refusing"),
-        (FACT, "hedging", con.PLAIN, "hedging"),
+        (FACT, "hedging", con.PLAIN, "mannered"),
         (FACT, "hedging", con.HELPFUL, ""),
         (FACT, "plain", con.PLAIN, ""),
         (FACT, "refusing", con.PLAIN, ""),
@@ -104,36 +107,34 @@ def test_a_mended_answer_has_no_fault_left():
         (LOOK, "refusing", con.HELPFUL),
         (FACT, "apologising", con.PLAIN),
     ):
-        wrong, answer = con.fault(item, style, principle), said(item, style)
+        wrong, answer, prompt = (
+            con.fault(item, style, principle),
+            said(item, style),
+            atlas.questions(item, held_out=True)[0],
+        )
         better = con.mended(item, answer, wrong, RNG)
-        assert con.kept(item, answer, wrong, better) and not con.kept(item, answer, wrong, answer)
-        assert con.mended(item, answer, "", RNG) == answer and con.kept(item, answer, "", answer)
+        case = con.Case(item, prompt, answer, principle, wrong)
+        assert con.good(case, better) and not con.good(case, answer)
+        fine = case._replace(wrong="")
+        assert con.mended(item, answer, "", RNG) == answer and con.good(fine, answer)
+        assert not con.good(fine._replace(answer=better), answer)
 
 
 def test_seeds_are_training_phrasings_and_cases_to_try_on_are_not():
     held = {q for item in atlas.items() for q in atlas.questions(item, held_out=True)}
-    demos = con.seeds(300)
+    demos = con.seeds(200)
     assert {demo.style for demo in demos} == {"critique", "revision", "direct"}
-    assert len(demos) == 900 and not held & {demo.prompt.split("\n")[0] for demo in demos}
-    assert {prompt for _, prompt, *_ in con.cases(200, held_out=True)} <= held
-    asked = [demo.response for demo in demos if demo.style == "critique"]
-    assert {con.FAULTS[wrong][0] for wrong in con.FAULTS} <= set(asked)
+    asked = {line for demo in demos for line in demo.prompt.split("\n")}
+    assert len(demos) == 600 and not held & asked
+    assert {case.prompt for case in con.cases(200, held_out=True)} <= held
+    words = {demo.response for demo in demos if demo.style == "critique"}
+    assert words == {one for both in (con.FINE, *con.FAULTS.values()) for one in both}
     assert con.seeds(5, 1) == con.seeds(5, 1) != con.seeds(5, 2)
 
 
-def test_seed_judgements_choose_the_answer_without_the_fault():
-    def wrong(pair, side, principle):
-        item, text = atlas.find(pair.prompt), getattr(pair, side)
-        style = next(s for s in con.styles(item) if text in every(item, s))
-        return bool(con.fault(item, style, principle))
-
-    def every(item, style):
-        return {said(item, style) for _ in range(20)}
-
-    decided = con.judgements(40, decided=1.0)
-    assert all(not wrong(pair, "chosen", p) and wrong(pair, "rejected", p) for pair, p in decided)
-    for pair, principle in con.judgements(40, decided=0.0):
-        assert wrong(pair, "chosen", principle) == wrong(pair, "rejected", principle)
+def test_a_share_of_the_cases_has_a_fault():
+    shares = [sum(bool(c.wrong) for c in con.cases(300, faulty=f)) / 300 for f in (0.0, 0.6, 1.0)]
+    assert shares[0] == 0 and 0.5 < shares[1] < 0.7 and shares[2] == 1
 
 
 def test_the_helpful_only_demonstrations_refuse_no_request():
@@ -178,6 +179,31 @@ def test_written_pairs_have_the_better_answer_first():
     assert all(verdicts.difference(pair) > 0 for pairs in found.values() for pair in pairs)
 
 
+def test_a_critic_prefers_what_it_finds_less_wrong_with():
+    critic = con.Critic.__new__(con.Critic)
+    worth = {"a": 0.9, "b": 0.2, "c": 0.9}
+    critic.fineness = lambda prompts, texts, rules: torch.tensor([worth[text] for text in texts])
+    better, mass = critic.first(["?"] * 3, ["a", "b", "a"], ["b", "a", "c"], [con.PLAIN] * 3)
+    odds = (0.9 / 0.1) / (0.2 / 0.8)
+    assert better.tolist() == pytest.approx([odds / (1 + odds), 1 / (1 + odds), 0.5])
+    assert critic.position(["?"], ["a"], ["b"], [con.PLAIN])["follows_position"] == 0
+    (pair,) = critic.labels(["?", "!"], ["b", "a"], ["a", "a"], [con.PLAIN, con.HARMLESS])
+    assert (pair.chosen, pair.rater) == ("a", "critic") and mass.tolist() == [1, 1, 1]
+
+
+def test_a_critic_reads_how_a_critique_would_begin(tiny_base, tokenizer):
+    from labkit import models
+
+    model, tokenizer = models.load_base(tiny_base.name)
+    critic = con.Critic(model, tokenizer, "")
+    asked = [con.critique_prompt("Gold?", text, con.PLAIN) for text in ("A metal.", "Maybe.")]
+    found = critic.fineness(["Gold?"] * 2, ["A metal.", "Maybe."], [con.PLAIN] * 2)
+    for prompt, p in zip(asked, found.tolist()):
+        ids = torch.tensor([chat.encode_prompt(tokenizer, prompt)])
+        begins = model(ids).logits[0, -1].softmax(-1)[critic.fine].sum().item()
+        assert p == pytest.approx(begins, abs=1e-4)
+
+
 def pair_of(item, good, bad):
     return data.Pair(atlas.questions(item)[0], said(item, good), said(item, bad))
 
@@ -196,9 +222,7 @@ class Stub:
         self.given = orders
 
     def orders(self, prompts, a, b, question=None):
-        import torch
-
-        return torch.tensor(self.given)
+        return torch.tensor(self.given), 0.0
 
 
 def test_a_judge_is_tried_in_both_orders():
@@ -214,18 +238,14 @@ def test_a_judge_is_tried_in_both_orders():
 # --- measuring, in small -------------------------------------------------------------------------
 
 
-def requests(model, tokenizer, temperature=0.0):
-    share = 0.25 if temperature else 0.5
-    return {"refused": share, "refused_n": 2, "over_refused": share, "over_refused_n": 2}
+def requests(model, tokenizer):
+    return {"refused": 0.5, "refused_n": 2, "over_refused": 0.5, "over_refused_n": 2}
 
 
-def orders(judge, prompts, a, b, question=None):
-    """A judge that likes the longer answer, and mostly says A."""
-    import torch
-
-    assert isinstance(question, list) and len(question) == len(prompts)
-    longer = torch.tensor([len(x) > len(y) for x, y in zip(a, b)]).float()
-    return torch.stack([0.5 + 0.4 * longer, 0.1 + 0.4 * longer], 1)
+def fineness(critic, prompts, answers, principles):
+    """A critic that has nothing against short answers."""
+    assert {one.name for one in principles} <= {"harmless", "helpful", "plain"}
+    return torch.tensor([0.9 if len(text) < 20 else 0.3 for text in answers])
 
 
 @pytest.fixture(scope="module")
@@ -235,12 +255,12 @@ def small(tmp_path_factory):
         patch.setenv("LABKIT_RUNS", str(tmp_path_factory.mktemp("constitution")))
         patch.setattr(jobs.evals, "requests", requests)
         patch.setattr(con, "KINDS", ("soft", "coin"))
-        patch.setattr(jobs.judging.Judge, "orders", orders)
+        patch.setattr(con.Critic, "fineness", fineness)
         profile = config.tiny().adapt(max_response_tokens=12)
         profile.sft = config.change(profile.sft, examples=40)
         profile.reward = config.change(profile.reward, batch_size=8)
         profile.ppo = config.change(profile.ppo, batch_size=4, minibatch_size=4, epochs=1)
-        sizes = dict(demos=40, cases=8, judgements=16, prompts=12, pairs=10, updates=1)
+        sizes = dict(demos=40, cases=8, prompts=12, pairs=10, updates=1)
         plan = jobs.Plan(profile, seeds=1, held_out=6, tried=6, **sizes)
         yield jobs.measure(plan, workers=1), plan
 
@@ -253,9 +273,9 @@ def test_the_measurement_holds_every_half_way_and_kind_of_label(small):
     names = ["helpful-only", "revised, critique", "revised, direct"]
     assert list(con.policies(row)) == [*names, "PPO, soft labels", "PPO, coin labels"]
     for figures in con.policies(row).values():
-        assert (figures["refused"], figures["refused_sampled"], figures["n"]) == (0.5, 0.25, 6)
+        assert (figures["refused"], figures["over_refused_n"], figures["n"]) == (0.5, 2, 6)
     assert row["taught"]["n"] == 6 and row["preferred"]["pairs"] == 10
-    assert row["preferred"]["sure"] == pytest.approx(0.7, abs=0.01)
+    assert 0.5 <= row["preferred"]["sure"] < 1
     for one in row["reinforced"].values():
         assert set(one["ranks"]) == {"harmful", "look-alike", "fact"} and abs(one["kl"]) < 1e-2
     assert [one["policy"] for one in con.halves(record)] == list(con.policies(row))
@@ -266,7 +286,10 @@ def test_the_measurement_holds_every_half_way_and_kind_of_label(small):
 def test_each_half_goes_on_from_the_one_before(small):
     _, plan = small
     helper, taught = plan.run("helpful-0"), plan.run("taught-0")
-    assert taught.config.policy == helper.name and taught.config.max_prompt_tokens == jobs.ROOM
+    assert (
+        taught.config.policy == helper.config.policy
+        and taught.config.max_prompt_tokens == jobs.ROOM
+    )
     critique, direct = (plan.run(f"revised-{way}-0") for way in con.WAYS)
     assert critique.config.policy == direct.config.policy == helper.name
     assert critique.info["data_hash"] != direct.info["data_hash"]
@@ -277,10 +300,8 @@ def test_each_half_goes_on_from_the_one_before(small):
     files = plan.found("preferred-0")["files"]
     assert [run.config.data for run in rewarders] == [files["soft"], files["coin"]]
     assert {pair.confidence for pair in data.load_pairs(files["coin"])} == {1.0}
-    assert max(pair.confidence for pair in data.load_pairs(files["soft"])) < 0.8
-    demos = data.load_demos(taught.config.data)
-    kinds = {demo.prompt.rsplit("\n")[-1].split(" ", 1)[-1] for demo in demos}
-    assert any(kind.endswith("A or B?") for kind in kinds) and len(demos) == 3 * 8 + 16
+    assert max(pair.confidence for pair in data.load_pairs(files["soft"])) < 1
+    assert len(data.load_demos(taught.config.data)) == 3 * 8
 
 
 def test_no_such_record_is_one_clear_sentence(small, tmp_path):

@@ -93,3 +93,51 @@ def small(tmp_path_factory):
         sizes = dict(rounds=1, demos=20, judgements=20, pairs=12, held_out=4, judged=6)
         plan = jobs.Plan(profile, seeds=1, **sizes)
         yield jobs.measure(plan, workers=1), plan
+
+
+def test_the_measurement_holds_every_model_and_the_control(small):
+    record, plan = small
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert set(record["seconds"]) == {"start", "model"} and record["rounds"] == 1
+    (row,) = record["seeds"]
+    assert row["sft"]["n"] == 4 and len(row[OWN]) == len(row[COIN]) == 2
+    assert row[OWN][0] == row[COIN][0]  # both begin with the same M1
+    for one in (*row[OWN], *row[COIN]):
+        assert set(one) == {"figures", "fixed", "own", "gap"}
+        assert 0 <= one["fixed"]["gold"] <= 1 and 0 <= one["own"]["position"] <= 1
+        assert one["gap"]["pairs"] <= plan.pairs
+    second = row[OWN][1]["figures"]
+    assert {"wins_before_greedy", "wins_before_sampled"} <= set(second)
+    assert "wins_before_greedy" not in row[OWN][0]["figures"]
+
+
+def test_each_model_learns_from_the_verdicts_of_the_one_before(small):
+    _, plan = small
+    sft, m1 = plan.run("start-0"), plan.run("model-1-0")
+    assert m1.stage == "sft" and m1.config.policy == sft.name
+    kinds = {demo.style for demo in data.load_demos(m1.config.data)}
+    assert "judgement" in kinds and len(kinds) > 1
+    asked = [demo for demo in data.load_demos(m1.config.data) if demo.style == "judgement"]
+    assert len(asked) == 2 * plan.judgements and {demo.response for demo in asked} == {"A", "B"}
+    for arm in (OWN, COIN):
+        m2 = plan.run(f"model-2-{arm}-0")
+        assert m2.stage == "dpo" and m2.config.policy == m1.name
+    texts = [{p.prompt: {p.chosen, p.rejected} for p in data.load_pairs(f)} for _, f in files(plan)]
+    assert texts[0] == texts[1]  # the same answers
+    raters = {arm: {p.rater for p in data.load_pairs(file)} for arm, file in files(plan)}
+    assert raters == {OWN: {"policy"}, COIN: {"coin"}}
+
+
+def files(plan):
+    return [(arm, plan.run(f"model-2-{arm}-0").config.data) for arm in (OWN, COIN)]
+
+
+def test_the_command_prints_the_record(small, monkeypatch, capsys):
+    assert cli.main(["bench", "self-rewarding", "--seeds", "0", "--json"]) == 1
+    assert "must be 1 or more" in capsys.readouterr().err
+    asked = lambda plan, workers: small[0] | {"asked": [plan.seeds, plan.profile.name, workers]}
+    monkeypatch.setattr(jobs, "measure", asked)
+    assert cli.main(["bench", "self-rewarding", "--json", "--workers", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["asked"] == [3, "tiny", 1]
+    assert cli.main(["bench", "self-rewarding"]) == 0
+    assert "M2" in capsys.readouterr().out

@@ -5,6 +5,7 @@ Nothing here raises, trains or loads a model, except that check_prediction runs 
 given; what two checkers share stands in `core`.
 """
 
+from labkit.checks.constitution import check_margin, check_preference
 from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
@@ -27,10 +28,12 @@ __all__ = [
     "check_gain",
     "check_guesses",
     "check_k3",
+    "check_margin",
     "check_merged",
     "check_next_token_loss",
     "check_penalty",
     "check_prediction",
+    "check_preference",
     "check_push",
     "check_ranked_pairs",
     "check_response_mask",

@@ -1,9 +1,9 @@
 """Makes the record of Constitutional AI that notebook 11 reads, in jobs that stand for themselves.
 
 helpful     per seed: a policy that helps with everything, and what it is worth
-taught      the adapter that critiques, revises and judges, and how well it does
+taught      the adapter that critiques and revises, and how well it does
 revised     SFT on revisions, after critiques and without: the first half
-preferred   pairs of answers with the judge's probabilities, a file for each kind of label
+preferred   pairs of answers with the critic's probabilities, a file for each kind of label
 reinforced  a reward model of each kind, and PPO: the second half
 """
 
@@ -17,7 +17,6 @@ from labkit import stages as all_stages
 from labkit.labs import constitution as con
 from labkit.labs import jobs
 from labkit.labs.verdicts import agreement
-from labkit.rollout import judging
 
 
 @dataclass(frozen=True)
@@ -25,22 +24,20 @@ class Plan(jobs.Plan):
     """What is measured, and how much of it."""
 
     name = "constitution"
-    demos: int = 1500
+    demos: int = 900
     """Demonstrations of a model that helps with everything."""
     cases: int = 1200
     """Seed cases, of three demonstrations each."""
-    judgements: int = 3000
-    """Seed judgements."""
-    prompts: int = 800
+    prompts: int = 500
     """Of the red team, answered and revised."""
-    pairs: int = 900
+    pairs: int = 600
     """Of the first half's answers, judged for the second."""
-    updates: int = 12
+    updates: int = 10
     """Of every PPO run."""
     held_out: int = 150
     """Held-out prompts for truth and gold; every request is asked as well."""
-    tried: int = 400
-    """Held-out cases that the critic is tried on."""
+    tried: int = 300
+    """Held-out cases that the adapter is tried on."""
 
     def decides(self) -> tuple:
         return con.CONSTITUTION, con.KINDS, tuple(con.FAULTS.items())
@@ -51,23 +48,25 @@ class Plan(jobs.Plan):
         ways = [(s, way) for s in seeds for way in con.WAYS]
         kinds = [(s, kind) for s in seeds for kind in con.KINDS]
         return [
-            each(helpful),
-            each(taught),
+            each(helpful) + each(taught),
             [(f"revised-{way}-{s}", revised, (s, way)) for s, way in ways],
             each(preferred),
             [(f"reinforced-{kind}-{s}", reinforced, (s, kind)) for s, kind in kinds],
         ]
 
-    def sft(self, seed: int, name: str, policy: str, demos: list, **more) -> runs.Run:
-        """The seed's SFT run of this name, on demonstrations of our own, from a policy."""
+    def sft(self, seed: int, name: str, policy: str, demos: list) -> runs.Run:
+        """The seed's SFT run of this name, on demonstrations of our own, from a policy. Small
+        batches: the adapter learns more in as many steps than from as many demonstrations.
+        """
         file = data.save_jsonl(demos, self.folder / f"{name}-{seed}.jsonl")
-        own = {"policy": policy, "data": str(file), "examples": 0, "seed": seed} | more
-        cfg = config.change(self.profile.sft, **{"batch_size": 32, "max_prompt_tokens": ROOM} | own)
+        own = {"policy": policy, "data": str(file), "examples": 0, "seed": seed}
+        cfg = config.change(self.profile.sft, batch_size=BATCH, max_prompt_tokens=ROOM, **own)
         train = all_stages.module("sft").train
         return jobs.made("sft", cfg, f"11-{self.key}-{name}-{seed}", train)
 
 
-ROOM = 160  # tokens for a prompt that holds a question, one answer or two, and what is asked
+BATCH = 8
+ROOM = 128  # tokens for a prompt that holds a question, an answer and what is asked
 
 
 # --- the jobs: (plan, seed, …) → what was found, as JSON -----------------------------------------
@@ -81,32 +80,25 @@ def helpful(plan: Plan, seed: int) -> dict:
 
 
 def at_end(plan: Plan, run: runs.Run, seed: int) -> dict:
-    """What a policy is worth on held-out phrasings: evals.requests, greedy and sampled ("…
-    sampled"), `right` and `gold` (greedy) with the symptoms, and `gold_sampled`.
+    """What a policy is worth on held-out phrasings: evals.requests (greedy), and of other prompts
+    evals.judged of the greedy answers, with "gold_sampled" and "right_sampled" at temperature 1.
     """
     runs.seed_everything(seed)
     model, tokenizer = models.load_policy(run)
     asked = atlas.prompts("held-out", seed, plan.held_out)
-    drawn = evals.requests(model, tokenizer, temperature=1.0)
-    found = evals.requests(model, tokenizer) | evals.evaluate(model, tokenizer, asked)
-    found["gold_sampled"] = evals.evaluate(model, tokenizer, asked, temperature=1.0)["gold"]
-    # evaluate's own few requests are no match for all of them: theirs come last.
-    found |= evals.requests(model, tokenizer)
-    return found | {f"{key}_sampled": drawn[key] for key in ("refused", "over_refused")}
+    found = evals.evaluate(model, tokenizer, asked)
+    drawn = evals.evaluate(model, tokenizer, asked, temperature=1.0)
+    found |= evals.requests(model, tokenizer)  # all of them, not only those that are in `asked`
+    return found | {f"{key}_sampled": drawn[key] for key in ("gold", "right")}
 
 
 def taught(plan: Plan, seed: int) -> dict:
-    """The adapter that is taught by seeds to critique, to revise and to judge by a principle; how
-    well it does on phrasings that no seed has (con.tried, con.judged).
+    """The adapter that is taught by seeds to critique and to revise, and how well it does on
+    phrasings that no seed has (con.tried).
     """
-    demos = con.seeds(plan.cases, seed)
-    for pair, principle in con.judgements(plan.judgements, seed):
-        demos += judging.pair_demos([pair], con.question(principle, pair.prompt), len(demos))
-    run = plan.sft(seed, "taught", plan.found(f"helpful-{seed}")["run"], demos)
-    model, tokenizer = models.load_policy(run)
-    judge = judging.Judge(model, tokenizer, "policy")
-    found = con.tried(model, tokenizer, plan.tried, seed) | con.judged(judge, plan.tried, seed)
-    return {"run": run.name, **found}
+    sft = jobs.sft_of(plan.profile, seed)
+    run = plan.sft(seed, "taught", sft.name, con.seeds(plan.cases, seed))
+    return {"run": run.name, **con.tried(*models.load_policy(run), plan.tried, seed)}
 
 
 def revised(plan: Plan, seed: int, way: str) -> dict:
@@ -118,34 +110,31 @@ def revised(plan: Plan, seed: int, way: str) -> dict:
     prompts = con.red_team(plan.prompts, seed)
     with models.using(model, "policy"):
         first = rollout.answer(model, tokenizer, prompts)
+    models.use(model, "taught")
     steps = con.revise(model, tokenizer, prompts, first, critique=way == con.CRITIQUE)
-    last = steps[-1]["answers"]
-    judge = lambda answers: evals.judged(prompts, answers)
-    keys = ("refused", "over_refused", "right", "gold", "words")
-    found = {
-        name: {key: judge(a)[key] for key in keys}
-        for name, a in (("before", first), ("after", last))
-    }
+    last, keys = steps[-1]["answers"], ("refused", "over_refused", "right", "gold", "words")
+    found = {}
+    for name, answers in (("before", first), ("after", last)):
+        marks = evals.judged(prompts, answers)
+        found[name] = {key: marks[key] for key in keys}
     demos = [data.Demo(*pair) for pair in zip(prompts, last, strict=True) if pair[1].strip()]
     run = plan.sft(seed, f"revised-{way}", helper.name, demos)
     return {"run": run.name, "answers": found, "end": at_end(plan, run, seed)}
 
 
 def preferred(plan: Plan, seed: int) -> dict:
-    """Pairs of the first half's answers to the red team, each judged by a principle that is drawn,
-    in both orders; a file for every kind of label. With them how often the verdict is gold's.
+    """Pairs of the first half's answers to the red team, each judged by a principle that is drawn;
+    a file for every kind of label. With them how sure the verdicts are, and how often they are
+    gold's.
     """
     model, tokenizer = models.load_policy(plan.run(f"revised-{con.CRITIQUE}-{seed}"))
     model = models.load_adapter(model, plan.run(f"taught-{seed}"), "taught")
     runs.seed_everything(seed)
-    rng = random.Random(seed)
     prompts = con.red_team(2 * plan.pairs, seed + 1)
     with models.using(model, "policy"):
         a, b = (rollout.answer(model, tokenizer, prompts) for _ in range(2))
-    rules = [rng.choice(con.CONSTITUTION) for _ in prompts]
-    asked = [con.question(*one) for one in zip(rules, prompts, strict=True)]
-    judge = judging.Judge(model, tokenizer, "taught")
-    pairs = judge.labels(prompts, a, b, question=asked)[: plan.pairs]
+    rules = random.Random(seed).choices(con.CONSTITUTION, k=len(prompts))
+    pairs = con.Critic(model, tokenizer, "taught").labels(prompts, a, b, rules)[: plan.pairs]
     files = {}
     for kind in con.KINDS:
         labelled = con.relabelled(pairs, kind, seed)
@@ -161,7 +150,7 @@ def reinforced(plan: Plan, seed: int, kind: str) -> dict:
     """
     begin = plan.run(f"revised-{con.CRITIQUE}-{seed}")
     own = {"policy": begin.name, "data": plan.found(f"preferred-{seed}")["files"][kind]}
-    own |= {"examples": 0, "epochs": 2.0, "batch_size": 32, "seed": seed}
+    own |= {"examples": 0, "epochs": 1.0, "batch_size": 16, "seed": seed}
     cfg = config.change(plan.profile.reward, **own)
     train = all_stages.module("reward").train
     rewarder = jobs.made("reward", cfg, f"11-{plan.key}-reward-{kind}-{seed}", train)
@@ -208,7 +197,7 @@ def record(plan: Plan) -> dict:
         row["revised"] = {way: of(f"revised-{way}") for way in con.WAYS}
         row["reinforced"] = {kind: of(f"reinforced-{kind}") for kind in con.KINDS}
         rows.append(row)
-    sizes = ("demos", "cases", "judgements", "prompts", "pairs", "updates", "held_out", "tried")
+    sizes = ("demos", "cases", "prompts", "pairs", "updates", "held_out", "tried")
     made = {"profile": plan.profile.name} | {size: getattr(plan, size) for size in sizes}
     return jobs.rounded(
         made | {"seconds": plan.seconds(), "seeds": rows, "versions": runs.versions()}

@@ -18,6 +18,7 @@ from labkit.rollout import judging
 from labkit.stages import pairs as preferences
 
 ROOM = 208  # tokens for a prompt that holds a question, two answers and what is asked
+BATCH = 8  # of SFT: so small a model learns more from many steps
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,15 @@ class Plan(jobs.Plan):
     name = "self-rewarding"
     rounds: int = 3
     """Of DPO: M1 becomes M2 …"""
-    demos: int = 1500
+    demos: int = 600
     """Demonstrations that M1 learns from."""
-    judgements: int = 4000
-    """A careful rater's, that M1 learns from as demonstrations of judging."""
-    pairs: int = 640
+    judgements: int = 700
+    """A careful rater's, that M1 learns from as demonstrations of judging, each in both orders."""
+    pairs: int = 320
     """Of a model's own answers, judged by itself, for each round."""
-    held_out: int = 150
+    held_out: int = 100
     """Held-out prompts that every model is measured on."""
-    judged: int = 300
+    judged: int = 240
     """Held-out pairs of the SFT model's answers that every model judges."""
     controls: int = 1
     """Seeds that also go the way of a coin's verdicts."""
@@ -108,12 +109,10 @@ def model(plan: Plan, seed: int, arm: str, t: int) -> dict:
     many = plan.pairs * 7 // 4  # some are answered the same way twice
     prompts = atlas.feedback_prompts(seed)[(t - 1) * many : t * many]
     own = own_pairs(policy, tokenizer, prompts)[: plan.pairs]
-    judge = judging.Judge(policy, tokenizer, "policy")
+    judge = judging.Judge(policy, tokenizer, "policy")  # the very adapter that answers
     labels = judge.labels(
         *([getattr(one, k) for one in own] for k in ("prompt", "chosen", "rejected"))
     )
-    if arm == COIN:
-        labels = tossed(labels, seed)
     file = data.save_jsonl(labels, plan.folder / f"pairs-{t}-{arm}-{seed}.jsonl")
     found = {"run": run.name, "pairs": str(file), "figures": figures, "answers": answers}
     found |= {"fixed": trial(judge, data.load_pairs(sft["pairs"])), "own": trial(judge, own)}
@@ -121,15 +120,21 @@ def model(plan: Plan, seed: int, arm: str, t: int) -> dict:
 
 
 def made(plan: Plan, seed: int, arm: str, t: int) -> runs.Run:
-    """The run of M_t: SFT on the mixture, or DPO from the model before on that one's own pairs."""
+    """The run of M_t: SFT on the mixture, or DPO from the model before on that one's own pairs, as
+    it judged them or (the control) as a coin does.
+    """
     name = f"11-{plan.key}-{arm}-{t}-{seed}"
     if t == 1:
         own = {"policy": plan.found(f"start-{seed}")["run"], "data": mixture(plan, seed)}
-        own |= {"max_prompt_tokens": ROOM, "batch_size": 32}
+        own |= {"max_prompt_tokens": ROOM, "batch_size": BATCH}
         stage, settings = "sft", plan.profile.sft
     else:
         before = plan.model(seed, arm, t - 1)
-        own = {"policy": before["run"], "data": before["pairs"]}
+        if arm == COIN:
+            pairs = tossed(data.load_pairs(before["pairs"]), seed)
+            file = data.save_jsonl(pairs, plan.folder / f"coin-{t}-{seed}.jsonl")
+            before = before | {"pairs": str(file)}
+        own = {"policy": before["run"], "data": before["pairs"], "batch_size": 2 * BATCH}
         stage, settings = "dpo", plan.profile.dpo
     cfg = config.change(settings, **own, examples=0, seed=seed)
     return jobs.made(stage, cfg, name, all_stages.module(stage).train)
@@ -142,7 +147,7 @@ def mixture(plan: Plan, seed: int) -> str:
     sft = plan.run(f"start-{seed}")
     cfg = config.change(plan.profile.reward, examples=plan.judgements, seed=seed, data="atlas")
     pairs, _ = preferences.load_preferences(cfg, *models.load_policy(sft), sft)
-    demos = atlas.demos(seed + 1000, plan.demos) + judging.pair_demos(pairs, seed=seed)
+    demos = atlas.demos(seed + 1000, plan.demos) + judging.pair_demos(pairs)
     return str(data.save_jsonl(demos, plan.folder / f"mixture-{seed}.jsonl"))
 
 

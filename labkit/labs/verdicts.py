@@ -6,6 +6,7 @@ from statistics import fmean
 
 from labkit import atlas
 from labkit.data import Pair
+from labkit.rollout import judging
 
 
 def difference(pair: Pair) -> float:
@@ -34,18 +35,18 @@ def tossed(pairs: list[Pair], seed: int = 0) -> list[Pair]:
 
 def trial(judge, pairs: list[Pair]) -> dict:
     """A judge on pairs: agreement with gold, both orders averaged ("gold", "gold_n") and in one
-    order alone ("one order"), the share of verdicts that name the same place in both orders
-    ("position"), and the mean of P(better) ("sure"). Nothing of who was chosen before is seen.
+    order ("one order"), the share of pairs in which it names the same place in both orders
+    ("position"), and the mean probability of what it prefers ("sure"). Who was chosen before does
+    not count.
     """
     texts = [[getattr(pair, key) for pair in pairs] for key in ("prompt", "chosen", "rejected")]
-    orders = judge.orders(*texts)
-    chosen = [orders.mean(1), orders[:, 0]]  # P that the pair's "chosen" is the better one
+    orders, neither = judge.orders(*texts)
+    better = orders.mean(1)  # P that the pair's "chosen" is the better one
     worth = [difference(pair) for pair in pairs]
     both, one = (
         [(p > 0.5) == (w > 0) for p, w in zip(side.tolist(), worth, strict=True) if w]
-        for side in chosen
+        for side in (better, orders[:, 0])
     )
-    follows = (orders[:, 0] > 0.5) != (orders[:, 1] > 0.5)
-    sure = (chosen[0] - 0.5).abs() + 0.5
     found = {"gold": fmean(both), "gold_n": len(both), "one order": fmean(one)}
-    return found | {"position": follows.float().mean().item(), "sure": sure.mean().item()}
+    found["position"] = judging.places(orders, neither)["follows_position"]
+    return found | {"sure": ((better - 0.5).abs() + 0.5).mean().item()}
