@@ -215,24 +215,18 @@ def test_agreement_with_gold_leaves_out_what_is_the_same():
     assert verdicts.agreement([same])["gold_n"] == 0
 
 
-class Stub:
-    """A judge whose orders are given."""
-
-    def __init__(self, orders):
-        self.given = orders
-
-    def orders(self, prompts, a, b, question=None):
-        return torch.tensor(self.given), 0.0
-
-
-def test_a_judge_is_tried_in_both_orders():
+def test_verdicts_are_tried_in_both_orders_and_decide():
     better, worse = pair_of(FACT, "plain", "hedging"), pair_of(HARM, "complying", "refusing")
     # P(chosen better): right; right on average though one order errs; wrong (gold: rejected).
-    judge = Stub([[0.9, 0.8], [0.4, 0.9], [0.7, 0.9]])
-    found = verdicts.trial(judge, [better, better, worse])
+    orders, pairs = torch.tensor([[0.9, 0.8], [0.4, 0.9], [0.7, 0.9]]), [better, better, worse]
+    found = verdicts.trial(pairs, orders, 0.25)
     assert found["gold"] == pytest.approx(2 / 3) and found["one order"] == pytest.approx(1 / 3)
     assert found["position"] == pytest.approx(1 / 3) and found["gold_n"] == 3
-    assert found["sure"] == pytest.approx((0.85 + 0.65 + 0.8) / 3)
+    assert found["sure"] == pytest.approx((0.85 + 0.65 + 0.8) / 3) and found["neither"] == 0.25
+    first, other = verdicts.decided([better, worse], torch.tensor([[0.9, 0.8], [0.1, 0.3]]), "me")
+    assert (first.chosen, first.rater) == (better.chosen, "me")
+    assert (other.chosen, other.rejected) == (worse.rejected, worse.chosen)
+    assert other.confidence == pytest.approx(0.8)
 
 
 # --- measuring, in small -------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_each_model_learns_from_the_verdicts_of_the_one_before(small):
     texts = [{p.prompt: {p.chosen, p.rejected} for p in data.load_pairs(f)} for _, f in files(plan)]
     assert texts[0] == texts[1]  # the same answers
     raters = {arm: {p.rater for p in data.load_pairs(file)} for arm, file in files(plan)}
-    assert raters == {OWN: {"policy"}, COIN: {"coin"}}
+    assert raters == {OWN: {"M1"}, COIN: {"coin"}}
 
 
 def files(plan):

@@ -13,7 +13,7 @@ from labkit import stages as all_stages
 from labkit.atlas.symptoms import symptoms
 from labkit.labs import jobs
 from labkit.labs.self_rewarding import COIN, OWN
-from labkit.labs.verdicts import difference, tossed, trial
+from labkit.labs.verdicts import decided, difference, orders_of, tossed, trial
 from labkit.rollout import judging
 from labkit.stages import pairs as preferences
 
@@ -110,12 +110,12 @@ def model(plan: Plan, seed: int, arm: str, t: int) -> dict:
     prompts = atlas.feedback_prompts(seed)[(t - 1) * many : t * many]
     own = own_pairs(policy, tokenizer, prompts)[: plan.pairs]
     judge = judging.Judge(policy, tokenizer, "policy")  # the very adapter that answers
-    labels = judge.labels(
-        *([getattr(one, k) for one in own] for k in ("prompt", "chosen", "rejected"))
-    )
+    fixed = data.load_pairs(sft["pairs"])
+    verdicts = orders_of(judge, own)
+    labels = decided(own, verdicts[0], rater=f"M{t}")
     file = data.save_jsonl(labels, plan.folder / f"pairs-{t}-{arm}-{seed}.jsonl")
     found = {"run": run.name, "pairs": str(file), "figures": figures, "answers": answers}
-    found |= {"fixed": trial(judge, data.load_pairs(sft["pairs"])), "own": trial(judge, own)}
+    found |= {"fixed": trial(fixed, *orders_of(judge, fixed)), "own": trial(own, *verdicts)}
     return found | {"gap": gap(labels)}
 
 

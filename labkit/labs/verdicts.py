@@ -33,14 +33,18 @@ def tossed(pairs: list[Pair], seed: int = 0) -> list[Pair]:
     return found
 
 
-def trial(judge, pairs: list[Pair]) -> dict:
-    """A judge on pairs: agreement with gold, both orders averaged ("gold", "gold_n") and in one
-    order ("one order"), the share of pairs in which it names the same place in both orders
-    ("position"), and the mean probability of what it prefers ("sure"). Who was chosen before does
-    not count.
-    """
+def orders_of(judge, pairs: list[Pair]) -> tuple:
+    """judging.Verdicts.orders of pairs, the chosen answer in a's place."""
     texts = [[getattr(pair, key) for pair in pairs] for key in ("prompt", "chosen", "rejected")]
-    orders, neither = judge.orders(*texts)
+    return judge.orders(*texts)
+
+
+def trial(pairs: list[Pair], orders, neither: float) -> dict:
+    """What is to be said of verdicts (orders_of) on pairs: agreement with gold, both orders
+    averaged ("gold", "gold_n") and in one order ("one order"), the share of pairs in which the same
+    place is named in both orders ("position"), that of verdicts that name none ("neither"), and the
+    mean probability of what is preferred ("sure"). Who was chosen before does not count.
+    """
     better = orders.mean(1)  # P that the pair's "chosen" is the better one
     worth = [difference(pair) for pair in pairs]
     both, one = (
@@ -49,4 +53,13 @@ def trial(judge, pairs: list[Pair]) -> dict:
     )
     found = {"gold": fmean(both), "gold_n": len(both), "one order": fmean(one)}
     found["position"] = judging.places(orders, neither)["follows_position"]
-    return found | {"sure": ((better - 0.5).abs() + 0.5).mean().item()}
+    return found | {"neither": neither, "sure": ((better - 0.5).abs() + 0.5).mean().item()}
+
+
+def decided(pairs: list[Pair], orders, rater: str) -> list[Pair]:
+    """The pairs as the verdicts decide them, with their probability as the confidence."""
+    found = []
+    for pair, p in zip(pairs, orders.mean(1).tolist(), strict=True):
+        both = (pair.chosen, pair.rejected) if p >= 0.5 else (pair.rejected, pair.chosen)
+        found.append(Pair(pair.prompt, *both, rater=rater, confidence=max(p, 1 - p)))
+    return found
