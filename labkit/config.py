@@ -305,8 +305,8 @@ class AiFeedback(Adapted):
     """
 
     policy: str = ""
-    """The run whose answers are labelled and whose adapter the judge starts from; "" takes the
-    latest SFT run.
+    """The run whose answers are labelled; "" takes the latest SFT run. The judge is an adapter of
+    its own on the same base.
     """
     data: str = "atlas"
     """Seed judgements: preferences, as for the reward stage."""
@@ -314,7 +314,7 @@ class AiFeedback(Adapted):
     """How many seed judgements to take (0: all; for "atlas": how many to make)."""
     labels: int = 3000
     """How many fresh pairs of the policy's answers the judge labels."""
-    question: str = "Which answer is better, A or B?"
+    question: str = "Which answer is better?"
     """What the judge is asked of two answers: a principle makes it judge by that."""
     clamp: float = 1.0
     """Highest confidence of a label; Constitutional AI took 0.6 where the judge reasoned first

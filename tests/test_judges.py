@@ -26,16 +26,16 @@ class Fixed(judging.Verdicts):
 
 
 def test_a_judge_reads_both_answers_and_the_question():
-    asked = judging.pair_prompt("Gold?", "metal", "city", "Which is shorter, A or B?")
-    assert asked == "Gold?\nA: metal\nB: city\nWhich is shorter, A or B?"
+    asked = judging.pair_prompt("Gold?", "metal", "city", "Which is shorter?")
+    assert asked == "Which is shorter? Gold?\n1. metal A\n2. city B"
     assert judging.score_prompt("Gold?", "metal", "Good?") == "Gold?\nAnswer: metal\nGood?"
 
 
 def test_seed_judgements_name_the_better_answer_wherever_it_stands():
     pair = data.Pair("Is it?", "yes", "no")
     first, second = judging.pair_demos([pair], "Which?")
-    assert (first.prompt, first.response) == ("Is it?\nA: yes\nB: no\nWhich?", "A")
-    assert (second.prompt, second.response) == ("Is it?\nA: no\nB: yes\nWhich?", "B")
+    assert (first.prompt, first.response) == ("Which? Is it?\n1. yes A\n2. no B", "A")
+    assert (second.prompt, second.response) == ("Which? Is it?\n1. no A\n2. yes B", "B")
     (one,) = judging.score_demos(["Gold?"], ["metal"], [10])
     assert (one.prompt, one.response) == (judging.score_prompt("Gold?", "metal"), "10")
 

@@ -5,11 +5,19 @@ prompted(base)      a model as it is, asked in words, with examples or without
 simulated(rater)    a simulated rater, who knows the atlas: for comparison
 """
 
+import math
+import random
+from statistics import fmean
+
 import torch
 
 from labkit import atlas, config, models, runs
+from labkit.data import Pair
+from labkit.labs import records
+from labkit.labs.records import with_spread
 from labkit.rollout import judging
 
+ASKED = f"{judging.QUESTION} Say A or B, and nothing else."  # to who has not learned to judge
 LOWEST, HIGHEST = (
     -2.0,
     1.0,
@@ -26,7 +34,7 @@ def trained(run="", beside=None) -> judging.Judge:
     return judging.Judge(model, tokenizer, "judge", run.config.question)
 
 
-def prompted(base: str = "", examples=(), question: str = judging.QUESTION) -> judging.Judge:
+def prompted(base: str = "", examples=(), question: str = ASKED) -> judging.Judge:
     """A base as it is, asked in words; examples: pairs judged before its eyes (few-shot)."""
     return judging.Judge(*models.load_base(base), "", question, examples)
 
@@ -63,3 +71,98 @@ class Simulated(judging.Verdicts):
 def on_scale(utilities: torch.Tensor) -> torch.Tensor:
     """Utilities (N,) on a scale of 1 to 10, LOWEST to HIGHEST."""
     return 1 + 9 * ((utilities - LOWEST) / (HIGHEST - LOWEST)).clamp(0, 1)
+
+
+def scores_of(prompts, answers, seed: int = 0, rater=None, most: int = 10) -> list[int]:
+    """A simulated rater's scores, 1 to `most`: his utility with his noise, rounded.
+
+    The noise of an answer is Gumbel's, of his temperature: two such answers compared are his
+    Bradley-Terry verdict exactly (raters.Rater), so that scores and pairs come from one person.
+    """
+    rater, rng = rater or atlas.Rater(seed=seed), random.Random(f"scores{seed}")
+    found = Simulated(rater).utilities(prompts, answers).tolist()
+    felt = [u - rater.temperature * math.log(-math.log(rng.random())) for u in found]
+    parts = on_scale(torch.tensor(felt)) - 1
+    return [1 + round(x) for x in (parts * (most - 1) / 9).tolist()]
+
+
+def by_scores(pairs, seed: int = 0, rater=None, most: int = 10) -> list[Pair]:
+    """The two answers of each pair, ordered by a rater's scores of them; those scored alike are
+    left out.
+    """
+    prompts = [pair.prompt for pair in pairs]
+    sides = [[getattr(pair, side) for pair in pairs] for side in ("chosen", "rejected")]
+    scores = [scores_of(prompts, side, 2 * seed + i, rater, most) for i, side in enumerate(sides)]
+    found = []
+    for prompt, a, b, x, y in zip(prompts, *sides, *scores, strict=True):
+        if x != y:
+            found.append(Pair(prompt, *((a, b) if x > y else (b, a)), rater="scores"))
+    return found
+
+
+# --- the record: judges_jobs.py made it ----------------------------------------------------------
+
+
+def load(path=None) -> dict:
+    """The record (default: the one that came with the project). LabError where there is none."""
+
+    def whole(record):
+        return [
+            (row["told"][0]["gold"], row["scores"]["gold"], row["policies"]["RLAIF"]["card"])
+            and [judge["orders"][0] for judge in row["judges"].values()]
+            for row in record["seeds"]
+        ]
+
+    return records.load("judges", whole, "judges", path)
+
+
+def verdicts(orders: list, told: list[dict]) -> dict:
+    """One judge on pairs whose first answer a rater chose. orders: P(that one is better) as judged
+    with it first and with it second; told: of each pair the gold difference and what others say.
+
+    `one order` and `both orders`: share of the verdicts that agree with the rater, and after
+    averaging; `position`: share of pairs in which both orders name the same place; `says A`;
+    `gold one order` and `gold`: the same against the gold judge, where he sees a difference;
+    `gold of the rater`: what the rater himself reaches there.
+    """
+    first, second = ([both[i] > 0.5 for both in orders] for i in (0, 1))
+    mean = [sum(both) > 1 for both in orders]
+    clear = [i for i, one in enumerate(told) if one["gold"]]
+    good = [told[i]["gold"] > 0 for i in clear]
+    agree = lambda said: fmean(said[i] == g for i, g in zip(clear, good, strict=True))
+    return {
+        "one order": fmean(first + second),
+        "both orders": fmean(mean),
+        "position": fmean(a != b for a, b in zip(first, second, strict=True)),
+        "says A": fmean(first + [not b for b in second]),
+        "gold one order": (agree(first) + agree(second)) / 2,
+        "gold": agree(mean),
+        "gold of the rater": fmean(good),
+    }
+
+
+def over_seeds(rows: list[dict]) -> dict:
+    """{figure: mean, "figure lowest", "figure highest"} of dicts of figures, one a seed."""
+    found = {}
+    for key in rows[0]:
+        found |= with_spread(key, [row[key] for row in rows])
+    return found
+
+
+def of_judge(record: dict, name: str) -> list[dict]:
+    """`verdicts` of a judge, per seed."""
+    return [verdicts(row["judges"][name]["orders"], row["told"]) for row in record["seeds"]]
+
+
+def calibration(record: dict, name: str, edges=(0.5, 0.55, 0.6, 0.7, 1.0)) -> list[dict]:
+    """Soft labels beside the truth: of all pairs (seeds together) whose averaged label is as sure
+    as that, how sure on the mean, and the share in which the rater agrees; with `n`.
+    """
+    found = [sum(p) / 2 for row in record["seeds"] for p in row["judges"][name]["orders"]]
+    rows = []
+    for low, high in zip(edges, edges[1:]):
+        part = [p for p in found if low <= max(p, 1 - p) < high or high == max(p, 1 - p) == 1]
+        if part:
+            sure, right = fmean(max(p, 1 - p) for p in part), fmean(p > 0.5 for p in part)
+            rows.append({"from": low, "to": high, "sure": sure, "right": right, "n": len(part)})
+    return rows

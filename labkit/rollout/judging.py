@@ -17,7 +17,7 @@ from labkit.rollout.pairs import differ
 
 LETTERS = ("A", "B")
 SCORES = tuple(str(i) for i in range(1, 11))
-QUESTION = "Which answer is better, A or B?"
+QUESTION = "Which answer is better?"
 FRAME = 64  # tokens that the question and the names of the answers may have
 ANSWER = 4  # tokens of a judge's answer: a letter or a score, and its end
 SCORING = "How good is this answer, from 1 to 10?"
@@ -27,8 +27,12 @@ SCORING = "How good is this answer, from 1 to 10?"
 
 
 def pair_prompt(prompt: str, a: str, b: str, question: str = QUESTION) -> str:
-    """What a judge reads of two answers; its answer is one of LETTERS."""
-    return f"{prompt}\nA: {a}\nB: {b}\n{question}"
+    """What a judge reads of two answers; its answer is one of LETTERS.
+
+    Each answer is followed by its letter: of five ways to write it, the tiny base learned most from
+    this one (right in .67 of held-out pairs after 1,200, others in .62 and .63 after 800).
+    """
+    return f"{question} {prompt}\n1. {a} A\n2. {b} B"
 
 
 def score_prompt(prompt: str, answer: str, question: str = SCORING) -> str:

@@ -1,8 +1,8 @@
-"""AI feedback (RLAIF, arXiv 2309.00267): the model learns to judge, then labels in a rater's place.
+"""AI feedback (RLAIF, arXiv 2309.00267): a model learns to judge, then labels in a rater's place.
 
     loss = − log P("A" or "B", whichever the rater chose | prompt, both answers, the question)
 
-Seed judgements make the policy's adapter a judge (rollout/judging.py). Then the policy answers
+Seed judgements make an adapter on the base a judge (rollout/judging.py). Then the policy answers
 prompts twice, and the judge's probability of either answer, both orders averaged, is a soft label.
 The reward stage and DPO learn from pairs.jsonl as they do from a rater's pairs.
 """
@@ -25,16 +25,19 @@ def train(cfg, run):
     """
     from trl import SFTConfig
 
-    policy = runs.policy(cfg.policy)
-    model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
+    # Without a policy there is a judge of somebody else's answers, on any base.
+    policy = runs.policy(cfg.policy) if cfg.labels or cfg.data == "atlas" else None
+    model, tokenizer = models.load_base(models.base_of(policy, cfg.base) if policy else cfg.base)
     models.check_context(model, cfg)
-    model = models.load_adapter(model, policy, "default", trainable=True)
-    # Until it is trained, "default" still is the policy: it can answer.
+    if policy:
+        model = models.load_adapter(model, policy, "policy")
+        run.info["policy"] = models.adapter_id(policy)
     pairs, _ = preferences.load_preferences(cfg, model, tokenizer, policy)
-    run.info |= {"data_hash": runs.digest(map(str, pairs)), "policy": models.adapter_id(policy)}
+    run.info["data_hash"] = runs.digest(map(str, pairs))
     room = judging.room(model, cfg)
     training, held_out = data.split(fitting(tokenizer, pairs, cfg, room), HELD_OUT)
 
+    model = models.add_lora(model, cfg)
     demos = judging.pair_demos(training, cfg.question)
     rows = trl.demo_rows(tokenizer, demos, replace(cfg, max_prompt_tokens=room))
     trl.train(trl.demo_trainer(), SFTConfig, model, tokenizer, rows, cfg, run)
@@ -43,7 +46,7 @@ def train(cfg, run):
     found = judging.examined(judge, held_out)
     labelled = []
     if cfg.labels:
-        model = models.load_adapter(model, policy, "policy")
+        models.use(model, "policy")
         asked = None if cfg.data == "atlas" else sorted({pair.prompt for pair in pairs})
         label = lambda *shown: judge.labels(*shown, clamp=cfg.clamp)
         labelled = rollout.preference_pairs(
