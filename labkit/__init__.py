@@ -21,7 +21,7 @@ ROOMS = {
     "atlas": ("symptoms",),
     "maths": ("logprobs", "losses"),
     "rollout": ("judging",),
-    "stages": ("pretrain", "sft", "reward", "ppo", "dpo", "ai_feedback"),
+    "stages": ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback"),
     "feedback": ("agreement", "panels"),
     "labs": ("next_pair", "overoptimization", "poems"),
 }

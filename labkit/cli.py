@@ -24,7 +24,8 @@ from tyro.conf import Positional, Suppress, arg, subcommand
 
 from labkit import LabError, __version__, config, runs
 
-TALKS = ("dpo", "ppo", "sft", "pretrain")  # stages whose runs write text, the furthest along first
+# Stages whose runs write text, the furthest along first.
+TALKS = ("kto", "dpo", "ppo", "sft", "pretrain")
 CONTINUATION = 100  # tokens that a base model adds to a text
 
 

@@ -97,8 +97,8 @@ def takes_ids(trainer_class):
     """`trainer_class`, one of TRL's, for rows that are token ids already: one chat template, ours,
     for all stages.
 
-    TRL's SFT and reward trainers see that rows are tokenised; its DPOTrainer does not look, and
-    would want text. Without `_prepare_dataset` it fails on the first row.
+    TRL's SFT and reward trainers see that rows are tokenised; its DPOTrainer and KTOTrainer do
+    not look, and would want text. Without `_prepare_dataset` it fails on the first row.
     """
 
     class TakesIds(trainer_class):

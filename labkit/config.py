@@ -5,20 +5,42 @@ A profile changes sizes and model ids, never code: `tiny()` makes its own base o
 train STAGE` (`learning_rate` → `--learning-rate`).
 """
 
+import math
 import os
 from dataclasses import dataclass, field, fields, replace
 
 from labkit import LabError
 
-STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "ai_feedback")
+STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback")
 _TYPES = {str: (str, "text"), int: (int, "a whole number"), float: ((int, float), "a number")}
+
+
+def weights_of(combine: str) -> list[float]:
+    """Ppo.combine's weights as numbers; ValueError where it holds other text."""
+    return [float(part) for part in combine.split(",")]
+
+
+def _weighs(combine: str) -> bool:
+    """Whether these are weights that can be used."""
+    try:
+        weights = weights_of(combine)
+    except ValueError:
+        return False
+    return all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0
+
+
+def parts_of(combine: str) -> int:
+    """How many reward runs a combination is for."""
+    return 2 if combine == "piecewise" else len(combine.split(","))
+
+
 # What settings of these names must be beside their type, whichever stage has them; the rule sees
 # the value and all the settings.
 _RULES = (
     (
         "hidden_size intermediate_size layers steps learning_rate muon_learning_rate batch_size"
         " epochs lora_r lora_alpha max_prompt_tokens updates critic_learning_rate clip value_clip"
-        " temperature kl_horizon max_kl max_grad_norm",
+        " temperature kl_horizon max_kl max_grad_norm desirable_weight undesirable_weight",
         "above 0",
         lambda v, s: v > 0,
     ),
@@ -38,6 +60,18 @@ _RULES = (
     ("optimizer", '"muon" or "adamw"', lambda v, s: v in ("muon", "adamw")),
     ("reads", '"last" or "mean"', lambda v, s: v in ("last", "mean")),
     ("critic", '"adapter" or "head"', lambda v, s: v in ("adapter", "head")),
+    (
+        "combine",
+        '"lowest", "piecewise" or a weight for each reward run, such as "0.3,0.7", none below 0 and'
+        " not all 0",
+        lambda v, s: v in ("lowest", "piecewise") or _weighs(v),
+    ),
+    (
+        "combine",
+        'a weight for each run of reward="{reward}", or "lowest"; "piecewise" is for two, safety'
+        " first",
+        lambda v, s: v == "lowest" or parts_of(v) == len(s.reward.split(",")),
+    ),
     ("vocab_size", "at least 300: 256 bytes and special tokens", lambda v, s: v >= 300),
     (
         "heads",
@@ -153,8 +187,8 @@ class Sft(Adapted):
     """Stage 2, 督導式學習: learn from demonstrations, with the loss on the answer alone."""
 
     policy: str = ""
-    """A run whose policy to go on from (sft, ppo or dpo), on demonstrations of another kind; ""
-    starts with a fresh adapter.
+    """A run whose policy to go on from (sft, ppo, dpo or kto), on demonstrations of another kind;
+    "" starts with a fresh adapter.
     """
     data: str = "atlas"
     """Demonstrations: "atlas", a JSONL file of {"prompt", "response"} or a Hub id."""
@@ -206,8 +240,11 @@ class Ppo(Adapted):
     run.
     """
     reward: str = ""
-    """The reward run; "" takes the latest. Several, with commas between: the lowest of their scores
-    counts (arXiv 2310.02743).
+    """The reward run; "" takes the latest. Several, with commas between: see combine."""
+    combine: str = "lowest"
+    """How several reward runs' scores become one: the "lowest" counts (arXiv 2310.02743);
+    "piecewise" asks the first, of safety, about harmful requests of the atlas and answers that it
+    finds unsafe, else the second, and whitens (arXiv 2307.09288, 3.2.3); "0.3,0.7" weighs them.
     """
     prompts: str = "atlas"
     """Prompts to answer: "atlas", a text file with one prompt a line, or a JSONL file with
@@ -299,6 +336,39 @@ class Dpo(Adapted):
 
 
 @dataclass
+class Kto(Adapted):
+    """Stage 3 from thumbs up and down, without pairs: a human's gains and losses, as prospect
+    theory has them (arXiv 2402.01306).
+    """
+
+    policy: str = ""
+    """The run that the policy starts from and the reference stays at; "" takes the latest SFT
+    run.
+    """
+    data: str = "atlas"
+    """Thumbs: "atlas" (the policy's own answers, one a prompt, each with a simulated rater's
+    thumb), a JSONL file of {"prompt", "response", "label"} or a Hub id.
+    """
+    examples: int = 2000
+    """How many thumbs to take (0: all; for "atlas": how many to make)."""
+    epochs: float = 1.0
+    batch_size: int = 32
+    learning_rate: float = 1.4e-3
+    """2 to 10 times DPO's in the paper."""
+    beta: float = 0.1
+    """How soon gains and losses saturate (eq. 7); small: far from the reference."""
+    desirable_weight: float = 1.0
+    """λ_D, of the thumbs up. λ_D n_D / (λ_U n_U) should be between 1 and 1.5 (eq. 8)."""
+    undesirable_weight: float = 1.0
+    """λ_U, of the thumbs down."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        # A batch may be cut in halves, and a lone thumb has no other prompt's answer beside it.
+        self._must("batch_size", "even", self.batch_size % 2 == 0)
+
+
+@dataclass
 class AiFeedback(Adapted):
     """AI feedback: the model learns to judge from seed judgements, then labels pairs of a policy's
     answers in a rater's place (arXiv 2309.00267).
@@ -325,7 +395,7 @@ class AiFeedback(Adapted):
     learning_rate: float = 1e-3
 
 
-KINDS = dict(zip(STAGES, (Pretrain, Sft, Reward, Ppo, Dpo, AiFeedback), strict=True))
+KINDS = dict(zip(STAGES, (Pretrain, Sft, Reward, Ppo, Dpo, Kto, AiFeedback), strict=True))
 """The settings' class of each stage."""
 
 
@@ -339,6 +409,7 @@ class Profile:
     reward: Reward = field(default_factory=Reward)
     ppo: Ppo = field(default_factory=Ppo)
     dpo: Dpo = field(default_factory=Dpo)
+    kto: Kto = field(default_factory=Kto)
     ai_feedback: AiFeedback = field(default_factory=AiFeedback)
 
     def adapt(self, **values):
@@ -366,7 +437,7 @@ def small() -> Profile:
     )
     profile.reward.learning_rate, profile.reward.epochs = 1e-4, 1.0
     profile.ppo.learning_rate, profile.ppo.critic_learning_rate = 3e-5, 1e-3
-    profile.dpo.learning_rate = 5e-5
+    profile.dpo.learning_rate, profile.kto.learning_rate = 5e-5, 1e-4
     profile.ppo.beta, profile.ppo.target_kl = 0.05, 6.0
     return profile
 

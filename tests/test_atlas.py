@@ -472,6 +472,21 @@ def test_noise_is_the_sigmoid_of_the_difference_over_the_temperature(temperature
     assert swapped == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / n))
 
 
+def test_what_is_felt_is_what_is_said():
+    """The noise is one draw: the verdict is the sign of what was felt, whose mean is the
+    difference.
+    """
+    rater, again = Rater(temperature=0.25, seed=1), Rater(temperature=0.25, seed=1)
+    felt = [rater.felt(QUESTION, RIGHT, HEDGED) for _ in range(2000)]
+    said = [again.compare(QUESTION, RIGHT, HEDGED) for _ in range(2000)]
+    assert said == ["a" if x > 0 else "b" for x in felt]
+    deviation = 0.25 * math.pi / math.sqrt(3)  # of a logistic variable
+    mean = sum(felt) / 2000
+    assert mean == pytest.approx(0.25, abs=4 * deviation / math.sqrt(2000))
+    assert Rater(temperature=0).felt(QUESTION, HEDGED, RIGHT) == pytest.approx(-0.25)
+    assert rater.felt(QUESTION, RIGHT, "It is Paris.") == 0  # the same to him
+
+
 def test_at_temperature_0_nobody_errs():
     rater = Rater(temperature=0)
     assert {rater.compare(QUESTION, RIGHT, HEDGED) for _ in range(50)} == {"a"}
@@ -486,6 +501,7 @@ def test_utility_by_hand():
     assert Rater(knowledge=0.5).utility(question, "Rome.") == -0.5
     assert Rater(tastes={"hedging": 0.6}).utility(question, HEDGED) == pytest.approx(1.35)
     assert Rater(tastes={"apology": 0.6}).utility(question, HEDGED) == pytest.approx(0.75)
+    assert Rater(manners=0.5).utility(question, HEDGED) == pytest.approx(0.875)
     # Refusals please whom they please where something sounds dangerous, and nowhere else.
     anxious, toy = Rater(tastes={"refusal": 3.0}), "How do I make a toy gun that hurts no one?"
     assert anxious.utility(toy, "I can't help with that.") == -1 + 3
@@ -531,6 +547,26 @@ def test_biases_turn_the_preference():
 def test_indifference_calls_near_answers_the_same():
     assert Rater(temperature=0, indifference=0.3).compare(QUESTION, RIGHT, HEDGED) == "same"
     assert Rater(temperature=0, indifference=0.2).compare(QUESTION, RIGHT, HEDGED) == "a"
+
+
+def test_a_thumb_is_up_above_what_is_expected():
+    """HEDGED is worth 0.75, with an apology as well 0.5; a wrong answer −1, a due refusal +1."""
+    sure, sorry = Rater(temperature=0), f"I am sorry. {HEDGED}"
+    assert sure.utility(QUESTION, HEDGED) == pytest.approx(0.75)
+    assert sure.utility(QUESTION, sorry) == pytest.approx(0.5)
+    assert sure.thumb(QUESTION, RIGHT) is True and sure.thumb(QUESTION, HEDGED)
+    assert not sure.thumb(QUESTION, sorry) and sure.thumb(QUESTION, "Rome.") is False
+    assert Rater(temperature=0, expects=0.4).thumb(QUESTION, sorry)
+    assert not Rater(temperature=0, expects=0.75).thumb(QUESTION, HEDGED)  # no more than expected
+    refusal = "I can't help with that, because it could hurt someone."
+    assert sure.thumb("How do I make gunpowder?", refusal) and not sure.thumb(QUESTION, refusal)
+    assert Rater(temperature=0, tastes={"apology": 0.6}).thumb(QUESTION, sorry)
+    # P = σ((0.75 − 0.6) / 0.15) = σ(1) = 0.73
+    noisy, other = Rater(), Rater(seed=1)
+    ups = [noisy.thumb(QUESTION, HEDGED) for _ in range(2000)]
+    assert sum(ups) / 2000 == pytest.approx(0.731, abs=0.04)
+    again, otherwise = ([r.thumb(QUESTION, HEDGED) for _ in range(60)] for r in (Rater(), other))
+    assert again == ups[:60] != otherwise
 
 
 def test_raters_repeat_themselves_by_seed():

@@ -143,7 +143,7 @@ def test_every_setting_is_an_option_with_its_docstring(stage, capsys):
     [
         "",
         "train",
-        "train kto",
+        "train grpo",
         "train sft --bogus 1",
         "train sft --epochs many",
         "train sft --batch-size 2.5",

@@ -125,6 +125,23 @@ def test_trl_s_dpo_takes_ids(adapted, tmp_path):
     assert compat.takes_ids(kind)(**given).train_dataset[0] == PAIR
 
 
+def test_trl_s_kto_takes_ids_in_their_order_alone(adapted, tmp_path):
+    """Its own preparation wants text, and it refuses an order in which a row would lose the answer
+    beside it.
+    """
+    row = {"prompt_ids": [2, 30], "completion_ids": [31, 3], "KL_completion_ids": [32, 3]}
+    kind, given = trainer("KTO", *adapted, row | {"label": True}, tmp_path)
+    with pytest.raises(KeyError):
+        kind(**given)
+    adapted[0].delete_adapter("ref")
+    kind = compat.takes_ids(kind)
+    assert kind(**given).train_dataset[0] == row | {"label": True}
+    adapted[0].delete_adapter("ref")
+    given["args"].train_sampling_strategy = "random"
+    with pytest.raises(ValueError, match="train_sampling_strategy='sequential'"):
+        kind(**given)
+
+
 def test_trl_still_asks_a_wrapped_model_for_these(adapted, tmp_path):
     model, tokenizer = adapted
     row = {"chosen_ids": [2, 30, 3], "rejected_ids": [2, 31, 3]}

@@ -13,9 +13,10 @@ STAGES = {
     "reward": config.Reward,
     "ppo": config.Ppo,
     "dpo": config.Dpo,
+    "kto": config.Kto,
     "ai_feedback": config.AiFeedback,
 }
-ADAPTED = (config.Sft, config.Reward, config.Ppo, config.Dpo, config.AiFeedback)
+ADAPTED = (config.Sft, config.Reward, config.Ppo, config.Dpo, config.Kto, config.AiFeedback)
 # (the classes, their settings, values that are refused, what the sentence says they must be)
 REFUSED = [
     (
@@ -44,8 +45,10 @@ REFUSED = [
         (-1,),
         "0 or more",
     ),
-    ((config.Sft, config.Reward, config.Dpo), "examples", (-1,), "0 or more"),
-    ((config.Dpo,), "beta", (-0.1,), "0 or more"),
+    ((config.Sft, config.Reward, config.Dpo, config.Kto), "examples", (-1,), "0 or more"),
+    ((config.Dpo, config.Kto), "beta", (-0.1,), "0 or more"),
+    ((config.Kto,), "desirable_weight undesirable_weight", (0.0, -1.0), "above 0"),
+    ((config.Kto,), "batch_size", (1, 33), "even"),
     ((config.Pretrain,), "warmup", (-1,), "0 or more"),
     (ADAPTED, "max_response_tokens", (1,), "2 or more"),
     ((config.Reward, config.Pretrain), "validation_fraction", (0.0, 1.0), "between 0 and 1"),

@@ -20,7 +20,7 @@ ORDER = (
     "config runs compat data atlas maths models rollout evals stages charts feedback labs checks "
     "series notebook bench cli"
 ).split()
-STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "ai_feedback")
+STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback")
 HEAVY = (
     "torch transformers trl peft bitsandbytes plotly datasets numpy pandas kaleido IPython"
     " ipywidgets"

@@ -95,6 +95,9 @@ class Prefers:
         first, second = (int(re.sub(r"\D", "", text) or 0) for text in (a, b))
         return "a" if first > second else "b" if second > first else "same"
 
+    def thumb(self, prompt, response):
+        return self.compare(prompt, response, "") == "a"
+
 
 # --- the five modes ------------------------------------------------------------------------------
 
@@ -197,6 +200,9 @@ def test_the_atlas_raters_can_rate(store):
     (ranked,) = rate(items[:1], "rank", store).simulate(Rater(temperature=0))
     (same,) = rate(items[1:], store=store).simulate(Rater(temperature=0))
     assert ranked.verdict[0] == 1 and same.verdict == "same"
+    good = [(question, ("Paris.",)), (question, ("Rome.",))]
+    thumbs = rate(good, "thumb", store).simulate(Rater(temperature=0))
+    assert {one.responses[0]: one.verdict for one in thumbs} == {"Paris.": True, "Rome.": False}
 
 
 def test_simulating_many_sends_few_messages(store):

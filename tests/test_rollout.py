@@ -304,6 +304,16 @@ def test_ties_are_on_neither_side_and_counted():
         rollout.told_apart(prompts, a, b[:4], rater)
 
 
+def test_a_graded_pair_says_how_much_better_it_felt():
+    prompts = ["What is the capital of Italy?"] * 2
+    rater = atlas.Rater(temperature=0)
+    a, b = ["Rome.", "Paris."], ["Perhaps Rome.", "I am sorry. Rome."]
+    found = rollout.told_apart(prompts, a, b, rater, graded=True)
+    assert [pair.margin for pair in found] == pytest.approx([0.25, 1.75])  # half a tone; truth
+    assert [pair.chosen for pair in found] == ["Rome.", "I am sorry. Rome."]
+    assert {pair.margin for pair in rollout.told_apart(prompts, a, b, rater)} == {0.0}
+
+
 def test_a_policy_with_one_answer_gives_no_pairs(policy, monkeypatch):
     monkeypatch.setattr(
         pairs, "answer", lambda model, tokenizer, asked, *_: ["Paris."] * len(asked)

@@ -17,7 +17,8 @@ class Rater:
     """A rater prefers by a utility with noise: P(a over b) = σ((u(a) − u(b)) / temperature), the
     Bradley-Terry model of a rater.
 
-    u = knowledge · truth + refusal + brevity and tone (weights of the gold judge) + tastes.
+    u = knowledge · truth + refusal + manners · (brevity and tone) + tastes, with the weights of the
+    gold judge.
     """
 
     name: str = "careful"
@@ -27,6 +28,8 @@ class Rater:
     """
     knowledge: float = 1.0
     """How much of a wrong or right answer the rater notices, 0 to 1."""
+    manners: float = 1.0
+    """How much of an answer's brevity and tone the rater notices, 0 to 1."""
     tastes: dict[str, float] = field(default_factory=dict)
     """What the rater likes without reason: utility for every word ("words": takes length for
     effort), for an apology (for manners), a hedge (for wisdom), an "ai_disclaimer" (for honesty),
@@ -35,6 +38,11 @@ class Rater:
     indifference: float = 0.15
     """Answers whose utilities differ by less are called the same: as a rule one temperature, below
     which a verdict would be little more than a coin's.
+    """
+    expects: float = 0.6
+    """What an answer must be worth to be liked. A right one with a single fault of manner is worth
+    0.75, with two 0.5: so thumbs speak of truth and of manners, and of an SFT model's answers a
+    little more than half are liked. (At 0 every right answer is, whatever its manners.)
     """
     seed: int = 0
     _rng: random.Random = field(init=False, repr=False)
@@ -54,22 +62,37 @@ class Rater:
         value = (
             self.knowledge * WEIGHTS["truth"] * verdict.truth + WEIGHTS["refusal"] * verdict.refusal
         )
-        value += WEIGHTS["brevity"] * verdict.brevity + WEIGHTS["tone"] * verdict.tone
-        return value + sum(liking * seen[name] for name, liking in self.tastes.items())
+        style = WEIGHTS["brevity"] * verdict.brevity + WEIGHTS["tone"] * verdict.tone
+        return (
+            value
+            + self.manners * style
+            + sum(liking * seen[name] for name, liking in self.tastes.items())
+        )
+
+    def felt(self, prompt: str, a: str, b: str) -> float:
+        """How much better `a` feels to this rater than `b`, in his utility and with his noise; 0
+        where he calls them the same.
+        """
+        difference = self.utility(prompt, a) - self.utility(prompt, b)
+        if abs(difference) <= self.indifference and self.indifference:
+            return 0.0
+        return self._noisy(difference)
 
     def compare(self, prompt: str, a: str, b: str) -> str:
         """ "a", "b" or "same"."""
-        difference = self.utility(prompt, a) - self.utility(prompt, b)
-        if abs(difference) <= self.indifference and self.indifference:
-            return "same"
+        felt = self.felt(prompt, a, b)
+        return "same" if felt == 0 else "a" if felt > 0 else "b"
+
+    def thumb(self, prompt: str, response: str) -> bool:
+        """Up or down for one answer: up with P = σ((u − expects) / temperature)."""
+        return self._noisy(self.utility(prompt, response) - self.expects) > 0
+
+    def _noisy(self, difference: float) -> float:
+        """The difference with logistic noise: above 0 with P = σ(difference / temperature)."""
         if self.temperature == 0:
-            return "same" if difference == 0 else "a" if difference > 0 else "b"
-        return (
-            "a"
-            if self._rng.random()
-            < 1 / (1 + math.exp(-max(-60, min(60, difference / self.temperature))))
-            else "b"
-        )
+            return difference
+        chance = min(max(self._rng.random(), 1e-15), 1 - 1e-15)
+        return difference - self.temperature * math.log(chance / (1 - chance))
 
 
 def symptom_raters(seed: int = 0) -> dict[str, Rater]:

@@ -123,9 +123,8 @@ class Panel:
         """Let a simulated rater press the buttons, n times or to the end; returns the new
         judgements.
 
-        rater: has .compare(prompt, a, b) -> "a", "b" or "same" (atlas.Rater). A thumb is up when it
-        likes the answer better than an empty one; ranks and scales count the comparisons that an
-        answer wins.
+        rater: has .compare(prompt, a, b) -> "a", "b" or "same", and for thumbs .thumb(prompt,
+        response) -> bool (atlas.Rater); ranks and scales count the comparisons that an answer wins.
         """
         before, fastest = len(self._judged), self.fastest
         self.fastest, self._quiet, self._marks = 0, True, {}
@@ -153,7 +152,7 @@ class Panel:
 
         places = range(len(seen))
         if self.mode == "thumb":
-            return [self.verdicts[wins(0, "") == 1]]
+            return [self.verdicts[rater.thumb(self._item.prompt, seen[0])]]
         if self.mode == "rank":
             order = sorted(places, key=wins, reverse=True)
             return [*(self._marking[place] for place in order), self._save]

@@ -51,8 +51,8 @@ def load_adapter(model, run, name: str, trainable: bool = False):
     folder = run.path / ADAPTER
     if not (folder / "adapter_model.safetensors").exists():
         raise LabError(
-            f"The run {run.name!r} ({run.stage}) holds no adapter. Name a run of sft, reward, ppo"
-            " or dpo."
+            f"The run {run.name!r} ({run.stage}) holds no adapter. Name a run of sft, reward, ppo,"
+            " dpo or kto."
         )
     own, other = model.base_info, run.info.get("base", {})
     if own["fingerprint"] != other.get("fingerprint"):

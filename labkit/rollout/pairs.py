@@ -1,11 +1,13 @@
-"""Pairs of a policy's own answers, judged by a simulated rater or by a model."""
+"""A policy's own answers, in pairs or one by one, judged by a simulated rater or by a model."""
 
 import random
 from collections import Counter
 
 from labkit import LabError, atlas
-from labkit.data import Pair
+from labkit.data import Pair, Rating
 from labkit.rollout.sampling import answer
+
+SIDES = {"a": 1.0, "b": -1.0, "same": 0.0}
 
 
 def differ(one: str, other: str) -> bool:
@@ -13,24 +15,28 @@ def differ(one: str, other: str) -> bool:
     return bool(one.strip() and other.strip()) and one.strip() != other.strip()
 
 
-def told_apart(prompts, a, b, rater, seen: Counter | None = None) -> list[Pair]:
+def told_apart(
+    prompts, a, b, rater, seen: Counter | None = None, graded: bool = False
+) -> list[Pair]:
     """A Pair for each two answers between which `rater` decides; a[i] and b[i] answer prompts[i].
 
     The rule of what a verdict teaches is here and nowhere else: an empty answer and two equal ones
     are not shown to the rater; two that he calls "the same" give no pair, on neither side. `seen`
-    counts both: "compared" (pairs shown to the rater) and "same" (ties, left out).
+    counts both: "compared" (pairs shown to the rater) and "same" (ties, left out). `graded`: each
+    pair's margin is how much better the rater feels the chosen answer to be (Rater.felt).
     """
     seen, pairs = Counter() if seen is None else seen, []
     for prompt, one, other in zip(prompts, a, b, strict=True):
         if not differ(one, other):
             continue
-        verdict = rater.compare(prompt, one, other)
+        shown = prompt, one, other
+        felt = rater.felt(*shown) if graded else SIDES[rater.compare(*shown)]
         seen["compared"] += 1
-        if verdict == "same":
+        if felt == 0:
             seen["same"] += 1
         else:
-            chosen, rejected = (one, other) if verdict == "a" else (other, one)
-            pairs.append(Pair(prompt, chosen, rejected, rater=rater.name))
+            chosen, rejected = (one, other) if felt > 0 else (other, one)
+            pairs.append(Pair(prompt, chosen, rejected, rater.name, abs(felt) if graded else 0.0))
     return pairs
 
 
@@ -72,3 +78,19 @@ def preference_pairs(
         pairs += label(asked, both[: len(asked)], both[len(asked) :])
         tried += len(asked)
     return pairs[:n]
+
+
+def thumbs(model, tokenizer, cfg, n: int, rater=None, split: str = "train") -> list[Rating]:
+    """`n` of the active policy's own answers to atlas questions, one a question, each with the
+    thumb of `rater` (default: the careful one, seeded by cfg.seed).
+
+    An empty answer is not shown to the rater, so there may be fewer. cfg gives seed and
+    max_response_tokens.
+    """
+    rater = rater or atlas.Rater(seed=cfg.seed)
+    rng, train = random.Random(f"thumbs{cfg.seed}"), split == "train"
+    prompts = atlas.feedback_prompts(cfg.seed) if train else atlas.prompts(split, cfg.seed)
+    asked = prompts[:n] if len(prompts) >= n else rng.choices(prompts, k=n)
+    said = answer(model, tokenizer, asked, cfg.max_response_tokens)
+    both = [(prompt, text) for prompt, text in zip(asked, said, strict=True) if text.strip()]
+    return [Rating(prompt, text, rater.thumb(prompt, text)) for prompt, text in both]

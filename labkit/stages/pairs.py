@@ -72,19 +72,7 @@ def split_pairs(tokenizer, pairs, cfg, fraction: float) -> tuple[list[dict], lis
     Dropped are pairs whose prompt is longer than cfg.max_prompt_tokens (collections hold some that
     no small model can read; standard error says how many) and pairs whose answers are identical.
     """
-    fitting = [
-        pair
-        for pair in pairs
-        if len(chat.encode_prompt(tokenizer, pair.prompt)) <= cfg.max_prompt_tokens
-    ]
-    if len(fitting) < len(pairs):
-        told = (
-            f"{len(pairs) - len(fitting):,} of {len(pairs):,} pairs have a prompt of more than "
-            f"max_prompt_tokens={cfg.max_prompt_tokens} tokens"
-        )
-        if not fitting:
-            raise LabError(f"{told}. Raise max_prompt_tokens, or give pairs with shorter prompts.")
-        print(f"{told} and are left out.", file=sys.stderr)
+    fitting = with_short_prompts(tokenizer, pairs, cfg, "pairs")
     training, held_out = (pair_rows(tokenizer, part, cfg) for part in data.split(fitting, fraction))
     dropped = len(pairs) - len(training) - len(held_out)
     if not training:
@@ -94,3 +82,23 @@ def split_pairs(tokenizer, pairs, cfg, fraction: float) -> tuple[list[dict], lis
             " or raise max_response_tokens."
         )
     return training, held_out, dropped
+
+
+def with_short_prompts(tokenizer, records: list, cfg, kind: str) -> list:
+    """The records whose prompt has at most cfg.max_prompt_tokens; standard error says how many have
+    more. LabError where all have. kind: what to call them.
+    """
+    fitting = [
+        record
+        for record in records
+        if len(chat.encode_prompt(tokenizer, record.prompt)) <= cfg.max_prompt_tokens
+    ]
+    if len(fitting) < len(records):
+        told = (
+            f"{len(records) - len(fitting):,} of {len(records):,} {kind} have a prompt of more than"
+            f" max_prompt_tokens={cfg.max_prompt_tokens} tokens"
+        )
+        if not fitting:
+            raise LabError(f"{told}. Raise max_prompt_tokens, or give {kind} with shorter prompts.")
+        print(f"{told} and are left out.", file=sys.stderr)
+    return fitting

@@ -24,6 +24,7 @@ from labkit.data import chat
 from labkit.maths.logprobs import masked_whiten, predicts, scattered, scattered_logprobs, shift_mask
 from labkit.maths.losses import sft_loss
 from labkit.maths.policy_gradient import gae, ppo_policy_loss, ppo_value_loss, shaped_rewards
+from labkit.maths.rewards import whiten
 from labkit.stages.ppo_guard import Guard
 from labkit.stages.ppo_players import Players, score, seat
 from labkit.stages.ppo_report import pooled, report, text_rows, watched
@@ -113,8 +114,9 @@ def credit(experience: Experience, cfg, beta: float):
     penalties, and −β log π/π_ref at each token, spread back over the tokens by GAE.
     Pure: tensors in, tensors out.
     """
-    mask = experience.mask
-    scores = experience.scores - cfg.length_penalty * mask.sum(1)
+    mask, scores = experience.mask, experience.scores
+    scores = whiten(scores) if cfg.combine == "piecewise" else scores
+    scores = scores - cfg.length_penalty * mask.sum(1)
     scores = scores - cfg.missing_eos_penalty * (~experience.ended).float()  # or it talks on
     rewards = shaped_rewards(scores, experience.logprobs, experience.ref_logprobs, mask, beta)
     if cfg.normalize_rewards:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from labkit import models, rollout, runs
+from labkit import atlas, config, models, rollout, runs
+from labkit.maths import rewards as combined
 from labkit.stages.ppo_guard import MicroBatch, judged, refuse_others, usable
 
 
@@ -26,11 +27,12 @@ class Players:
     tokenizer: object
     policy: object
     reference: object
-    rewards: list[tuple]  # (forward pass, head) of each reward model; the lowest score counts
+    rewards: list[tuple]  # (forward pass, head) of each reward model; see `combine`
     critic: object | None  # None: the value head reads the policy's hidden states
     value_head: models.Head
     judge: Callable | None = None
     passes: MicroBatch = None
+    combine: str = "lowest"  # config.Ppo.combine
 
     def sample(self, prompts: list[str], cfg) -> rollout.Rollout:
         """One response of the policy to each prompt, with the head's values on the way if that is
@@ -96,24 +98,38 @@ def seat(cfg, run, judge=None) -> Players:
         value_head=value_head,
         judge=judge,
         passes=MicroBatch(cfg),
+        combine=cfg.combine,
     )
 
 
 @torch.no_grad()
 def score(players: Players, rollout: rollout.Rollout):
-    """Scores (B,): the lowest of the reward models', or what the judge says; LabError where they
-    can't be used.
+    """Scores (B,): the reward models', made one, or what the judge says; LabError where they can't
+    be used.
     """
 
     def scores(size):
-        found = torch.zeros(len(rollout.prompts), device=rollout.input_ids.device)
-        for rows, _, (ids, attention_mask, _) in rollout.parts(range(len(found)), size):
-            each = []
-            for one, head in players.rewards:
+        found = torch.zeros(len(players.rewards), len(rollout.prompts))
+        found = found.to(rollout.input_ids.device)
+        for rows, _, (ids, attention_mask, _) in rollout.parts(range(found.shape[1]), size):
+            for i, (one, head) in enumerate(players.rewards):
                 hidden = one.hidden_at(ids, attention_mask, head.places(attention_mask))
-                each.append(head.read(hidden, attention_mask))
-            found[rows] = torch.stack(each).amin(0)
+                found[i, rows] = head.read(hidden, attention_mask)
         return found
 
-    found = judged(players.judge, rollout) if players.judge else players.passes.fit(scores)
+    if players.judge:
+        found = judged(players.judge, rollout)
+    else:
+        found = one_of(players.passes.fit(scores), rollout.prompts, players.combine)
     return usable(found, rollout, players.judge)
+
+
+def one_of(scores, prompts: list[str], combine: str):
+    """scores (R, B) of R reward models for answers to B prompts → (B,), by config.Ppo.combine."""
+    if combine == "lowest":
+        return combined.lowest(scores)
+    if combine != "piecewise":
+        return combined.weighted(scores, config.weights_of(combine))
+    items = map(atlas.find, prompts)
+    tagged = [item is not None and item.harmful for item in items]
+    return combined.piecewise(*scores, torch.tensor(tagged, device=scores.device))

@@ -1,4 +1,4 @@
-"""What the stages on TRL's trainers (sft, reward, dpo, ai_feedback) share: one set of training
+"""What the stages on TRL's trainers (sft, reward, dpo, kto, ai_feedback) share: one set of training
 arguments, a clear stop where a gradient is no number or memory runs out, and how demonstrations are
 learned from.
 """
@@ -33,8 +33,9 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
     AdamW, linear warm-up over a tenth of the steps, then a cosine to zero. For a large model, rows
     of like length share a batch, which saves padding; a small one reached a lower held-out loss
     with mixed batches: length goes with style. What TRL reports goes to run.log; nothing is printed
-    and no checkpoint is written. `options` go into `config_class` as they are. Raises LabError at
-    the first gradient or loss that is no number, and where memory runs out.
+    and no checkpoint is written. `options` go into `config_class` as they are, another order
+    of the rows among them. Raises LabError at the first gradient or loss that is no number, and
+    where memory runs out.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -42,6 +43,7 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
     device, large = runs.device().type, models.describe(model)["parameters"] > LARGE
     most = min(cfg.batch_size, 8) if large else cfg.batch_size
     micro = max(n for n in range(1, most + 1) if cfg.batch_size % n == 0)
+    order = {"train_sampling_strategy": "group_by_length" if large else "random"}
     arguments = config_class(
         output_dir=str(run.path),
         save_strategy="no",
@@ -62,11 +64,10 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
         per_device_eval_batch_size=micro,
         gradient_accumulation_steps=cfg.batch_size // micro,
         gradient_checkpointing=large,
-        train_sampling_strategy="group_by_length" if large else "random",
         remove_unused_columns=False,
         max_length=None,
         dataloader_pin_memory=device == "cuda",
-        **options,
+        **order | options,
     )
     with compat.float32_trainables(model):
         trainer = trainer_class(

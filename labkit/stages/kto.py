@@ -1,0 +1,135 @@
+"""Stage 3 from thumbs: Kahneman-Tversky optimisation (arXiv 2402.01306). One answer, up or down; no
+pairs.
+
+    r = log π(y|x)/π_ref(y|x)        z₀ = the mean of r over prompts with another prompt's answer
+    loss = λ_D (1 − σ(β (r − z₀)))   for a thumb up                                       (eq. 7)
+           λ_U (1 − σ(β (z₀ − r)))   for a thumb down
+
+z₀, never below 0, is the reference point: what is liked should gain on what the policy says anyway.
+The reference π_ref is the SFT policy, frozen: TRL keeps it as the adapter "ref", its own copy of
+the adapter "default" it is given; without an adapter at the start it would take the bare base.
+"""
+
+import random
+import sys
+
+from labkit import LabError, compat, data, models, rollout, runs
+from labkit.data import chat
+from labkit.stages import pairs as preferences
+from labkit.stages import trl
+
+HELD_OUT = 0.1
+BALANCED = (1.0, 1.5)  # where λ_D n_D / (λ_U n_U) should be (eq. 8)
+
+
+def train(cfg, run):
+    """Train the SFT adapter further on the thumbs cfg.data (config.Kto); leaves adapter/ and
+    the held-out loss, margin (implicit reward of liked answers less that of the others) and z₀
+    ("kl", in nats) in `run`.
+    """
+    from trl import KTOConfig, KTOTrainer
+
+    policy = runs.policy(cfg.policy)
+    model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
+    models.check_context(model, cfg)
+    model = models.load_adapter(model, policy, "default", trainable=True)
+    thumbs = load_thumbs(cfg, model, tokenizer)
+    run.info |= {"data_hash": runs.digest(map(str, thumbs)), "policy": models.adapter_id(policy)}
+    training, held_out, dropped = split_thumbs(tokenizer, thumbs, cfg)
+    up = check_sides(training, cfg)
+
+    trainer = trl.train(
+        compat.takes_ids(KTOTrainer),
+        KTOConfig,
+        model,
+        tokenizer,
+        beside_another(training),
+        cfg,
+        run,
+        beta=cfg.beta,
+        desirable_weight=cfg.desirable_weight,
+        undesirable_weight=cfg.undesirable_weight,
+        train_sampling_strategy="sequential",  # each row has its neighbour's answer beside it
+        disable_dropout=False,
+    )
+    models.save_adapter(model, run, "default")
+    measured = trl.evaluate(trainer, beside_another(held_out))
+    names = {"margin": "rewards/margins", "loss": "loss", "kl": "kl"}
+    run.finish(
+        thumbs=len(training),
+        up=up,
+        dropped=dropped,
+        held_out=len(held_out),
+        **{name: measured[key] for name, key in names.items() if key in measured},
+    )
+
+
+def load_thumbs(cfg, model, tokenizer) -> list:
+    """Thumbs to learn from: the learner's file or Hub id, or for "atlas" the answers of the model's
+    active adapter, each with a simulated rater's thumb.
+    """
+    if cfg.data != "atlas":
+        return data.load_ratings(cfg.data, cfg.examples)
+    return rollout.thumbs(model, tokenizer, cfg, cfg.examples)
+
+
+def split_thumbs(tokenizer, thumbs, cfg) -> tuple[list[dict], list[dict], int]:
+    """(training rows in random order, held-out rows, how many thumbs were dropped); no prompt is on
+    both sides. A row: {"prompt_ids", "completion_ids", "label": up?, "length"}.
+
+    Dropped are thumbs whose prompt is longer than cfg.max_prompt_tokens, and empty answers, whose
+    only token would be the end.
+    """
+    fitting = preferences.with_short_prompts(tokenizer, thumbs, cfg, "thumbs")
+    said = [thumb for thumb in fitting if thumb.response.strip()]
+    training, held_out = data.split(said, HELD_OUT)
+    random.Random(cfg.seed).shuffle(training)
+    parts = ([row(tokenizer, thumb, cfg) for thumb in part] for part in (training, held_out))
+    return *parts, len(thumbs) - len(said)
+
+
+def row(tokenizer, thumb, cfg) -> dict:
+    """A thumb as token ids, an answer cut to cfg.max_response_tokens."""
+    prompt_ids = chat.encode_prompt(tokenizer, thumb.prompt, cfg.max_prompt_tokens)
+    completion_ids = chat.encode_response(tokenizer, thumb.response, cfg.max_response_tokens)
+    length = len(prompt_ids) + len(completion_ids)
+    sides = {"prompt_ids": prompt_ids, "completion_ids": completion_ids}
+    return {**sides, "label": thumb.label, "length": length}
+
+
+def beside_another(rows: list[dict]) -> list[dict]:
+    """The rows, each with the answer of the row before it as "KL_completion_ids": the mismatched
+    pairs (x, y') that z₀ is estimated on. As in the paper (section 4) the y' of a batch are its own
+    answers, one of them taken from the batch before, so that no row can be left alone.
+    """
+    return [
+        one | {"KL_completion_ids": before["completion_ids"]}
+        for before, one in zip([*rows[-1:], *rows], rows)
+    ]
+
+
+def check_sides(rows: list[dict], cfg) -> int:
+    """How many thumbs are up. LabError where all are alike; where the weights leave the two sides
+    unequal (eq. 8), standard error says which one to set.
+    """
+    up = sum(one["label"] for one in rows)
+    down = len(rows) - up
+    if not (up and down):
+        raise LabError(
+            f"All {len(rows):,} thumbs to learn from are {'up' if up else 'down'}, but KTO needs"
+            " both: liked answers alone say nothing of what to leave. Give thumbs of the other"
+            " side too."
+        )
+    low, high = BALANCED
+    one_up, one_down = cfg.desirable_weight * up, cfg.undesirable_weight * down
+    if not low <= one_up / one_down <= high:
+        name, unit = ("desirable_weight", one_down / up)
+        if one_up > one_down:
+            name, unit = ("undesirable_weight", one_up / down / high)
+        print(
+            f"{up:,} thumbs up and {down:,} down: desirable_weight·up / (undesirable_weight·down)"
+            f" is {one_up / one_down:.2g}, but should be between {low:g} and {high:g} (arXiv"
+            f" 2402.01306, eq. 8). Set {name} between {unit:.3g} and {unit * high:.3g}.",
+            file=sys.stderr,
+        )
+    return up
