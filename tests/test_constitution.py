@@ -152,6 +152,20 @@ def test_the_red_team_asks_harmful_things_and_look_alikes_half_of_the_time():
     assert 60 < sum(atlas.find(prompt).harmful for prompt in requests) < 140
 
 
+def test_the_shipped_reviser_is_taken_only_for_its_own_base(monkeypatch, tmp_path):
+    here, other = (runs.Run(tmp_path, "sft", name) for name in ("here", "other"))
+    here.info["base"], other.info["base"] = {"fingerprint": "a"}, {"fingerprint": "b"}
+    monkeypatch.setattr(
+        con.runs, "shipped", lambda stage: here if stage == "constitution" else None
+    )
+    monkeypatch.setattr(con.runs, "root", lambda: tmp_path)
+    monkeypatch.setattr(con.stages, "train", lambda stage, cfg: (stage, cfg))
+    assert con.reviser(config.tiny(), here) is here
+    stage, cfg = con.reviser(config.tiny(), other, n=3)
+    assert (stage, cfg.policy, cfg.batch_size) == ("sft", "other", con.BATCH)
+    assert len(data.load_demos(cfg.data)) == 9
+
+
 # --- labels --------------------------------------------------------------------------------------
 
 
@@ -281,8 +295,7 @@ def test_each_half_goes_on_from_the_one_before(small):
     _, plan = small
     helper, taught = plan.run("helpful-0"), plan.run("taught-0")
     assert (
-        taught.config.policy == helper.config.policy
-        and taught.config.max_prompt_tokens == jobs.ROOM
+        taught.config.policy == helper.config.policy and taught.config.max_prompt_tokens == con.ROOM
     )
     critique, direct = (plan.run(f"revised-{way}-0") for way in con.WAYS)
     assert critique.config.policy == direct.config.policy == helper.name

@@ -11,13 +11,14 @@ everything; what notebook 11 shows of its record is computed here.
 
 import random
 import re
+import sys
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
 
 import torch
 
-from labkit import LabError, atlas, rollout
+from labkit import LabError, atlas, config, data, rollout, runs, stages
 from labkit.atlas.styles import shown_styles_of
 from labkit.data import Demo, Pair, chat
 from labkit.labs import records
@@ -178,6 +179,28 @@ def seeds(n: int, seed: int = 0) -> list[Demo]:
         ]
     rng.shuffle(found)
     return found
+
+
+BATCH = 8  # small: so small a model learns more from many steps than from many demonstrations
+ROOM = 128  # tokens for a prompt that holds a question, an answer and what is asked
+
+
+def on(demos: list[Demo], file, cfg, policy: runs.Run, seed: int = 0):
+    """cfg (config.Sft) made to go on from a policy, on demonstrations that are kept in a file."""
+    own = {"data": str(data.save_jsonl(demos, file)), "policy": policy.name, "examples": 0}
+    return config.change(cfg, **own, seed=seed, batch_size=BATCH, max_prompt_tokens=ROOM)
+
+
+def reviser(profile: config.Profile, policy: runs.Run, n: int = 1200) -> runs.Run:
+    """The run whose adapter critiques and revises, on the base of `policy`: the one that came with
+    the project, where it has that base; else one that is taught now, by n cases, in minutes.
+    """
+    shipped = runs.shipped("constitution")
+    if shipped and shipped.info["base"]["fingerprint"] == policy.info["base"]["fingerprint"]:
+        return shipped
+    print(f"An adapter for the base of {policy.name} is taught: minutes.", file=sys.stderr)
+    cfg = config.change(profile.sft, learning_rate=2e-3)
+    return stages.train("sft", on(seeds(n), runs.root() / "seeds.jsonl", cfg, policy))
 
 
 def helpful_only(n: int, seed: int = 0) -> list[Demo]:

@@ -40,7 +40,7 @@ class Plan(jobs.Plan):
     """Held-out cases that the adapter is tried on."""
 
     def decides(self) -> tuple:
-        return con.CONSTITUTION, con.KINDS, tuple(con.FAULTS.items())
+        return con.CONSTITUTION, con.KINDS, con.FINE, tuple(con.FAULTS.items())
 
     def lines(self) -> list[list[tuple]]:
         seeds = range(self.seeds)
@@ -54,19 +54,12 @@ class Plan(jobs.Plan):
             [(f"reinforced-{kind}-{s}", reinforced, (s, kind)) for s, kind in kinds],
         ]
 
-    def sft(self, seed: int, name: str, policy: str, demos: list) -> runs.Run:
-        """The seed's SFT run of this name, on demonstrations of our own, from a policy. Small
-        batches: the adapter learns more in as many steps than from as many demonstrations.
-        """
-        file = data.save_jsonl(demos, self.folder / f"{name}-{seed}.jsonl")
-        own = {"policy": policy, "data": str(file), "examples": 0, "seed": seed}
-        cfg = config.change(self.profile.sft, batch_size=BATCH, max_prompt_tokens=ROOM, **own)
+    def sft(self, seed: int, name: str, policy: runs.Run, demos: list) -> runs.Run:
+        """The seed's SFT run of this name, on demonstrations of our own, from a policy."""
+        file = self.folder / f"{name}-{seed}.jsonl"
+        cfg = con.on(demos, file, self.profile.sft, policy, seed)
         train = all_stages.module("sft").train
         return jobs.made("sft", cfg, f"11-{self.key}-{name}-{seed}", train)
-
-
-BATCH = 8
-ROOM = 128  # tokens for a prompt that holds a question, an answer and what is asked
 
 
 # --- the jobs: (plan, seed, …) → what was found, as JSON -----------------------------------------
@@ -75,7 +68,7 @@ ROOM = 128  # tokens for a prompt that holds a question, an answer and what is a
 def helpful(plan: Plan, seed: int) -> dict:
     """A policy that helps with everything, from the seed's SFT model."""
     demos = con.helpful_only(plan.demos, seed)
-    run = plan.sft(seed, "helpful", jobs.sft_of(plan.profile, seed).name, demos)
+    run = plan.sft(seed, "helpful", jobs.sft_of(plan.profile, seed), demos)
     return {"run": run.name, "end": at_end(plan, run, seed)}
 
 
@@ -97,7 +90,7 @@ def taught(plan: Plan, seed: int) -> dict:
     phrasings that no seed has (con.tried).
     """
     sft = jobs.sft_of(plan.profile, seed)
-    run = plan.sft(seed, "taught", sft.name, con.seeds(plan.cases, seed))
+    run = plan.sft(seed, "taught", sft, con.seeds(plan.cases, seed))
     return {"run": run.name, **con.tried(*models.load_policy(run), plan.tried, seed)}
 
 
@@ -118,7 +111,7 @@ def revised(plan: Plan, seed: int, way: str) -> dict:
         marks = evals.judged(prompts, answers)
         found[name] = {key: marks[key] for key in keys}
     demos = [data.Demo(*pair) for pair in zip(prompts, last, strict=True) if pair[1].strip()]
-    run = plan.sft(seed, f"revised-{way}", helper.name, demos)
+    run = plan.sft(seed, f"revised-{way}", helper, demos)
     return {"run": run.name, "answers": found, "end": at_end(plan, run, seed)}
 
 

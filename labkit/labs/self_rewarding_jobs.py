@@ -30,7 +30,7 @@ class Plan(jobs.Plan):
     """Of DPO: M1 becomes M2 …"""
     demos: int = 600
     """Demonstrations that M1 learns from."""
-    judgements: int = 700
+    judgements: int = 800
     """A careful rater's, that M1 learns from as demonstrations of judging, each in both orders."""
     pairs: int = 320
     """Of a model's own answers, judged by itself, for each round."""
@@ -40,6 +40,9 @@ class Plan(jobs.Plan):
     """Held-out pairs of the SFT model's answers that every model judges."""
     controls: int = 1
     """Seeds that also go the way of a coin's verdicts."""
+
+    def decides(self) -> tuple:
+        return atlas.Rater(), judging.pair_prompt("p", "a", "b")
 
     def lines(self) -> list[list[tuple]]:
         seeds = range(self.seeds)
