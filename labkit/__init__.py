@@ -23,7 +23,7 @@ ROOMS = {
     "rollout": ("judging",),
     "stages": ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback"),
     "feedback": ("agreement", "panels"),
-    "labs": ("next_pair", "overoptimization", "poems"),
+    "labs": ("judges", "next_pair", "overoptimization", "poems"),
 }
 
 

@@ -579,6 +579,23 @@ def bench_overoptimization(seeds: int = 3, workers: int = 0, profile: Profile = 
     return report, table(overoptimization.summary(report))
 
 
+def bench_judges(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Judges that learn from seed judgements, reward models and policies of their labels, and their
+    scores, over seeds: notebook 11's record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import judges
+    from labkit.labs import judges_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    parts = judges.summary(report), judges.policies(report), judges.of_scores(report)
+    return report, "\n\n".join(map(table, parts))
+
+
 def bench_constitution(seeds: int = 3, workers: int = 0, profile: Profile = None):
     """Constitutional AI, its two halves over seeds, by kind of label: notebook 11's record. Stopped
     on the way, it goes on where it was.
@@ -653,6 +670,7 @@ VERBS = {
         "rollout": bench_rollout,
         "ppo": bench_ppo,
         "overoptimization": bench_overoptimization,
+        "judges": bench_judges,
         "constitution": bench_constitution,
         "self-rewarding": bench_self_rewarding,
         "film": bench_film,

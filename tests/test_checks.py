@@ -361,6 +361,28 @@ FUNCTIONS = {
             (lambda margin, error: smoothed(-margin, error), "never errs"),
         ],
     ),
+    "both_orders": (
+        [lambda first, swapped: (first + (1 - swapped)) / 2],
+        [
+            (lambda first, swapped: (first + swapped) / 2, "P\\(A\\) of the other"),
+            (lambda first, swapped: first, "says A twice"),
+        ],
+    ),
+    "position_share": (
+        [lambda f, s: fmean((a > 0.5) == (b > 0.5) for a, b in zip(f, s))],
+        [
+            (lambda f, s: fmean((a > 0.5) != (b > 0.5) for a, b in zip(f, s)), "twice"),
+            (lambda f, s: fmean(a > 0.5 and b > 0.5 for a, b in zip(f, s)), '"B" twice'),
+        ],
+    ),
+    "expected_score": (
+        [lambda p: sum((i + 1) * p[i] for i in range(10)) / sum(p)],
+        [
+            (lambda p: sum(i * p[i] for i in range(10)) / sum(p), "first place is score 1"),
+            (lambda p: 1 + max(range(10), key=p.__getitem__), "mean of 1 to 10"),
+            (lambda p: sum((i + 1) * p[i] for i in range(10)), "Divide by the sum"),
+        ],
+    ),
     "temperature_of": (
         [temperature_of],
         [

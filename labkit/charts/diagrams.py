@@ -320,6 +320,41 @@ def dpo() -> Picture:
     return page
 
 
+def judges() -> Picture:
+    """A judge reads 台灣最高的山是哪座？ with 玉山。 as A and 誰來告訴我呀？ as B, and says A with
+    P = 0.9. Then the two change places, and it says A, now the other answer, with P = 0.6: it likes
+    what stands first. The mean of 0.9 and 1 − 0.6 is 0.65: P(玉山 is better), a soft label. From
+    such labels come a reward model and PPO, as from a person's; or the judge's score is the reward
+    itself.
+    """
+    page = Picture(356)
+    page.words(20, 36, "台灣最高的山是哪座？  Which answer is better?", bold=True)
+    rows = (
+        (56, "A: 玉山。", "B: 誰來告訴我呀？", "0.9"),
+        (148, "A: 誰來告訴我呀？", "B: 玉山。", "0.6"),
+    )
+    for y, a, b, share in rows:
+        page.box(20, y, 196, 72, a, b, tone=GREY, bold=False)
+        page.line((220, y + 36), (250, y + 36))
+        page.box(256, y + 6, 92, 60, "judge", tone=GREEN)
+        page.line((352, y + 36), (382, y + 36))
+        page.box(388, y + 6, 130, 60, f'P("A") = {share}', tone=RULE)
+        page.line((522, y + 36), (556, y + 36), (556, 138), (580, 138))
+    page.box(586, 96, 194, 84, "mean of 0.9", "and 1 − 0.6", "= 0.65", tone=PURPLE, size=SMALL)
+    page.words(683, 76, "P(玉山 is better)", SMALL, "middle", bold=True)
+    page.line((683, 184), (683, 252))
+    page.box(586, 258, 194, 56, "AI label", "confidence 0.65", tone=BLUE, size=SMALL)
+    page.line((582, 286), (550, 286))
+    page.box(388, 258, 156, 56, "reward model", "回饋模型", tone=GREEN, size=SMALL)
+    page.line((384, 286), (352, 286))
+    page.box(256, 258, 90, 56, "PPO", tone=RED)
+    page.line((302, 224), (302, 252), tone=RED, dash="6 5")
+    page.words(20, 280, "dashed: the judge's score", SMALL)
+    page.words(20, 302, "is the reward itself", SMALL)
+    page.words(20, 340, "The answers change places: what only the place decided falls out.", SMALL)
+    return page
+
+
 def report_card() -> Picture:
     """The same held-out questions go to every model. Its answers are marked by the gold judge
     (right, gold mark, win rate), counted (words, hedging, apologies, refusals), scored by the
@@ -359,6 +394,7 @@ PICTURES = {
     "07": ppo,
     "08": overoptimization,
     "09": dpo,
+    "11": judges,
     "14": report_card,
 }
 

@@ -5,6 +5,7 @@ Nothing here raises, trains or loads a model, except that check_prediction runs 
 given; what two checkers share stands in `core`.
 """
 
+from labkit.checks.ai_feedback import check_both_orders, check_expected_score, check_position_share
 from labkit.checks.constitution import check_margin, check_preference
 from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_push, check_smoothed_dpo
@@ -21,10 +22,12 @@ __all__ = [
     "check_answer",
     "check_best_of_n_kl",
     "check_bits_per_character",
+    "check_both_orders",
     "check_bradley_terry",
     "check_cautious",
     "check_cohen",
     "check_expected_best",
+    "check_expected_score",
     "check_gain",
     "check_guesses",
     "check_k3",
@@ -32,6 +35,7 @@ __all__ = [
     "check_merged",
     "check_next_token_loss",
     "check_penalty",
+    "check_position_share",
     "check_prediction",
     "check_preference",
     "check_push",
