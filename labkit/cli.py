@@ -642,6 +642,38 @@ def bench_judges(seeds: int = 3, workers: int = 0, profile: Profile = None):
     return report, "\n\n".join(map(table, parts))
 
 
+def bench_constitution(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Constitutional AI, its two halves over seeds, by kind of label: notebook 11's record. Stopped
+    on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import constitution
+    from labkit.labs import constitution_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    return report, table(constitution.halves(report))
+
+
+def bench_self_rewarding(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """A model that learns from its own verdicts, round by round, over seeds: notebook 11's record.
+    Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import self_rewarding
+    from labkit.labs import self_rewarding_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    return report, table(self_rewarding.rounds(report))
+
+
 def bench_film(profile: Profile = None):
     """The answers to one question after every update of PPO, at four weights of the KL penalty:
     notebook 00's film.
@@ -687,6 +719,8 @@ VERBS = {
         "thumbs": bench_thumbs,
         "form": bench_form,
         "judges": bench_judges,
+        "constitution": bench_constitution,
+        "self-rewarding": bench_self_rewarding,
         "film": bench_film,
         "helpful-or-safe": bench_helpful_or_safe,
         "gpu": bench_gpu,

@@ -86,6 +86,10 @@ def smoothed(margin, error):
     return (1 - error) * softplus(-margin) + error * softplus(margin)
 
 
+def margin_of(p):
+    return math.log(p / (1 - p))
+
+
 def temperature_of(logits, target, spread=lambda p: -(p * p.log()).sum(-1).mean(), heat=1):
     """By bisection; heat = −1 takes a temperature for its inverse."""
     low, high = 0.05, 5.0
@@ -371,6 +375,32 @@ FUNCTIONS = {
             (
                 lambda a, b, x: b[1] + (x - b[0]) / (0.4 if a[0] == 0.9 else 1.0) * (a[1] - b[1]),
                 r"\(1 − 0.2\)",
+            ),
+        ],
+    ),
+    "preference": (
+        [
+            lambda p, q: p * (1 - q) / (p * (1 - q) + q * (1 - p)),
+            lambda p, q: 1 / (1 + math.exp(math.log(q / (1 - q)) - math.log(p / (1 - p)))),
+        ],
+        [
+            (lambda p, q: p / (p + q), "With q = ½"),
+            (lambda p, q: (1 + p - q) / 2, "With q = ½"),
+            (lambda p, q: float(p > q), "coin's flip"),
+            (lambda p, q: q * (1 - p) / (p * (1 - q) + q * (1 - p)), "With q = ½"),
+            (lambda p, q: max(0.5, p * (1 - q) / (p * (1 - q) + q * (1 - p))), "other way round"),
+            (lambda p, q: p if q == 0.5 else 1 - q if p == 0.5 else 0.5, "into odds"),
+        ],
+    ),
+    "margin": (
+        [lambda p, clamp: math.log(min(p, clamp) / (1 - min(p, clamp)))],
+        [
+            (lambda p, clamp: math.log(p / (1 - p)), "Clamp first"),
+            (lambda p, clamp: min(p, clamp), "no difference at all"),
+            (lambda p, clamp: 2 * min(p, clamp) - 1, "derivative"),
+            (
+                lambda p, clamp: math.log(clamp / (1 - clamp)) if clamp < 1 else margin_of(p),
+                "stays",
             ),
         ],
     ),

@@ -6,6 +6,7 @@ given; what two checkers share stands in `core`.
 """
 
 from labkit.checks.ai_feedback import check_both_orders, check_expected_score, check_position_share
+from labkit.checks.constitution import check_margin, check_preference
 from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
@@ -36,6 +37,7 @@ __all__ = [
     "check_k3",
     "check_margin_loss",
     "check_leave_one_out",
+    "check_margin",
     "check_merged",
     "check_mismatched",
     "check_next_token_loss",
@@ -44,6 +46,7 @@ __all__ = [
     "check_position_share",
     "check_prediction",
     "check_pull",
+    "check_preference",
     "check_push",
     "check_ranked_pairs",
     "check_response_mask",
