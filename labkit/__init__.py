@@ -22,7 +22,7 @@ ROOMS = {
     "maths": ("logprobs", "losses"),
     "stages": ("pretrain", "sft", "reward", "ppo", "dpo"),
     "feedback": ("agreement", "panels"),
-    "labs": ("next_pair", "overoptimization", "poems"),
+    "labs": ("next_pair", "overoptimization", "poems", "wrong_judges"),
 }
 
 
