@@ -35,36 +35,24 @@ SLIDE = (
     "我是一個電資學院的碩二學生，我在考慮應該要念博班還是工作？一般狀況下你覺得哪一個選擇比較好，"
     "請給我一個明確的答案，不可以模稜兩可說兩個都好"
 )
-DIVIDED = (
-    "我在考慮應該要念博班還是工作？",
-    "應該要念博班還是工作？",
-    "念博班好，還是工作好？",
-    "請問我該念博班還是工作？",
-    "碩士畢業以後，要念博班還是工作？",
-)
-UNANIMOUS = (
-    "我在考慮應該要自己寫作業還是抄同學的？",
-    "應該要自己寫作業還是抄同學的？",
-    "自己寫作業好，還是抄同學的好？",
-    "請問我該自己寫作業還是抄同學的？",
-    "明天要交作業，要自己寫還是抄同學的？",
-)
-HELD_OUT = ("你覺得我應該念博班還是工作？", "你覺得我應該自己寫作業還是抄同學的？")
-PHD, JOB, BOTH, ASK = "選擇繼續念博士班。", "選擇工作。", "兩個都好，要看情況。", "誰來告訴我呀？"
-OWN, COPY = "選擇自己寫。", "選擇抄同學的。"
-OPINIONS = {"PhD": PHD, "job": JOB, "both": BOTH, "who can tell me": ASK}
-"""The answers to the divided question. Nobody likes the last two: the slide's student forbids the
-one, and the other is no answer. They are the rungs by which a spread can be measured at all.
-"""
+DIVIDED = ("我在考慮應該要念博班還是工作？", "應該要念博班還是工作？", "念博班好，還是工作好？")
+UNANIMOUS = ("作業要自己寫還是抄同學的？", "應該自己寫作業還是抄？", "自己寫好，還是抄好？")
+HELD_OUT = ("請問我該念博班還是工作？", "請問我該自己寫還是抄同學的？")
 KINDS = ("divided", "unanimous")
+PHD, JOB, BOTH, ASK = "讀博班。", "工作。", "兩個都好。", "誰來告訴我呀？"
+OWN, COPY = "自己寫。", "抄同學的。"
+OPINIONS = {"PhD": PHD, "job": JOB, "both": BOTH, "who can tell me": ASK}
+"""The answers to the divided question, short, of characters that the base has mostly read: others
+take it long to learn. Nobody prefers the last two: the slide's student forbids the one, and the
+other is no answer. They are the rungs by which a spread can be measured at all.
+"""
 RUNGS = {BOTH: -0.5, ASK: -1.5}
 EVERYBODY = {OWN: 1.0, COPY: -1.0} | RUNGS
 TASTES = {"PhD": {PHD: 1.0, JOB: -1.0} | RUNGS, "job": {PHD: -1.0, JOB: 1.0} | RUNGS}
 """What an answer is worth to either group; they differ in two answers."""
 SPLITS = {"50:50": 0.5, "70:30": 0.7, "PhD people": 1.0, "job people": 0.0}
 """Share of the raters who prefer the PhD; the last two are the groups, each by itself."""
-BETAS = (2.0, 1.0, 0.5, 0.2)
-RUNS = [("70:30", beta) for beta in BETAS] + [("50:50", 1.0), ("50:50", 0.2)]
+RUNS = [("70:30", beta) for beta in (2.0, 1.0, 0.5, 0.2)] + [("50:50", 0.2)]
 """PPO runs: whose reward model, and β in the Bradley-Terry model's own unit (log odds)."""
 
 
@@ -97,13 +85,14 @@ def split(share: float, seed: int = 0) -> atlas.Crowd:
     return atlas.Crowd(people, [share, 1 - share], "split", seed)
 
 
-def opinion_pairs(share: float, n: int, seed: int = 0) -> list[data.Pair]:
-    """`n` pairs of answers to both questions, every two answers as often as others, each judged by
-    one of the raters of split(share).
+def opinion_pairs(share: float, n: int, seed: int = 0, kinds=KINDS) -> list[data.Pair]:
+    """`n` pairs of answers to the questions of these kinds, every two answers as often as others,
+    each judged by one of the raters of split(share).
     """
     crowd, rng, found = split(share, seed), random.Random(f"opinions{seed}"), []
+    both = dict(zip(KINDS, ((DIVIDED, TASTES["PhD"]), (UNANIMOUS, EVERYBODY))))
     for i in range(n):
-        asked, answers = ((DIVIDED, TASTES["PhD"]), (UNANIMOUS, EVERYBODY))[i % 2]
+        asked, answers = both[kinds[i % len(kinds)]]
         prompt, (a, b) = rng.choice(asked), rng.sample(list(answers), 2)
         chosen, rejected = (a, b) if crowd.compare(prompt, a, b) == "a" else (b, a)
         found.append(data.Pair(prompt, chosen, rejected, rater=crowd.name))

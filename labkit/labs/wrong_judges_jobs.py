@@ -25,21 +25,21 @@ class Plan(jobs.Plan):
     """What is measured, and how much of it."""
 
     name = "wrong-judges"
-    opinions: int = 480
-    """Demonstrations of the opinions, and pairs for each reward model of (a)."""
-    opinion_updates: int = 14
-    """Of every PPO run of (a), 32 answers each."""
-    fits: int = 80
+    opinions: int = 240
+    """Pairs for each reward model of (a); four times as many demonstrations of the opinions."""
+    opinion_updates: int = 10
+    """Of every PPO run of (a), 40 answers each."""
+    fits: int = 60
     """Steps of the distributional reward model."""
     demos: int = 1200
     """Demonstrations in the atlas's words, for (b)."""
-    questions: int = 480
+    questions: int = 360
     """Questions on rated facts of the belief, and as many on others; each is answered twice."""
-    updates: int = 12
+    updates: int = 10
     """Of every PPO run of (b)."""
-    labels: tuple[int, ...] = (150, 600, 2400)
+    labels: tuple[int, ...] = (150, 500, 1500)
     """Of the crowd, for the learning curve of (c)."""
-    tested: int = 600
+    tested: int = 500
     """Pairs on which (c) is measured."""
 
     def decides(self) -> tuple:
@@ -68,10 +68,10 @@ def made(stage: str, plan: Plan, name: str, **settings) -> runs.Run:
     return jobs.made(stage, cfg, f"13-{plan.key}-{name}", train)
 
 
-def taught(plan: Plan, name: str, seed: int, policy, demos, rate: float = 1e-3) -> runs.Run:
+def taught(plan: Plan, name: str, seed: int, policy, demos, rate=1e-3, rows=32) -> runs.Run:
     """A policy fine-tuned further on demonstrations of another kind."""
     file = data.save_jsonl(demos, plan.folder / f"demos-{name}.jsonl")
-    own = {"policy": policy.name, "data": str(file), "examples": 0, "batch_size": 32}
+    own = {"policy": policy.name, "data": str(file), "examples": 0, "batch_size": rows}
     return made("sft", plan, name, seed=seed, epochs=1.0, learning_rate=rate, **own)
 
 
@@ -91,16 +91,15 @@ def opinions(plan: Plan, seed: int) -> dict:
     odds ("rewards", by answer); the distributional one; what the policy says ("shares").
     """
     rng, sft = random.Random(f"opinions{seed}"), jobs.sft_of(plan.profile, seed)
-    said = rng.choices((wrong.PHD, wrong.JOB, wrong.BOTH), (0.45, 0.45, 0.1), k=2 * plan.opinions)
+    said = rng.choices((wrong.PHD, wrong.JOB, wrong.BOTH), (0.45, 0.45, 0.1), k=4 * plan.opinions)
     demos = [data.Demo(rng.choice(wrong.DIVIDED), text) for text in said]
-    run = taught(plan, f"opinions-{seed}", seed, sft, demos, 3e-3)
+    run = taught(plan, f"opinions-{seed}", seed, sft, demos, 5e-3, 8)
     model, tokenizer = models.load_policy(run)
     found = {"run": run.name, "shares": shares(model, tokenizer), "rewards": {}, "runs": {}}
     for name, share in wrong.SPLITS.items():
-        pairs = wrong.opinion_pairs(share, plan.opinions, seed)
+        pairs = wrong.opinion_pairs(share, plan.opinions, seed, ["divided"])
         called = f"{name.replace(':', '-').replace(' ', '-')}-{seed}"
-        more = {"validation_fraction": 0.2, "epochs": 4.0}
-        one = judge(plan, called, seed, run.name, pairs, **more)
+        one = judge(plan, called, seed, run.name, pairs, epochs=4.0)
         found["rewards"][name], found["runs"][name] = log_odds(one, model, tokenizer), one.name
     pairs = wrong.opinion_pairs(0.5, 4 * plan.opinions, seed)
     spread = wrong.Distribution(run, seed)
@@ -263,7 +262,7 @@ def misled(plan: Plan, seed: int, number: int) -> dict:
         for p in pairs
         if atlas.find(p.prompt).answer == wrong.TRUE
     ]
-    one = judge(plan, f"misled-{number}-{seed}", seed, began["run"], pairs, epochs=3.0)
+    one = judge(plan, f"misled-{number}-{seed}", seed, began["run"], pairs, epochs=2.0)
     own = {"policy": began["run"], "reward": one.name, "prompts": began["asked"]}
     own |= {"updates": plan.updates, "beta": wrong.BETA, "target_kl": 0.0, "checkpoint_every": 0}
     run = made("ppo", plan, f"misled-ppo-{number}-{seed}", seed=seed, **own)
@@ -341,7 +340,7 @@ def crowd(plan: Plan, seed: int) -> dict:
     sides = [chat.encode(tokenizer, p.prompt, p.chosen)[0] for p in tested]
     sides += [chat.encode(tokenizer, p.prompt, p.rejected)[0] for p in tested]
     for n in plan.labels:
-        epochs = max(1.0, 1600 / n)  # fifty steps at least
+        epochs = max(1.0, 1200 / n)  # forty steps at least
         one = judge(plan, f"crowd-{n}-{seed}", seed, sft.name, labelled[:n], epochs=epochs)
         model = models.load_adapter(model, one, one.name)
         chosen, rejected = score(
