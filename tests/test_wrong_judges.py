@@ -1,10 +1,10 @@
-"""Judges who are divided, wrong, or agree only so far: the arithmetic by hand, the whole measurement
-once in small, and what bad input says.
+"""Judges who are divided, wrong, or agree only so far: the arithmetic by hand, the whole
+measurement once in small, and what bad input says.
 """
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -34,7 +34,9 @@ def test_a_belief_turns_the_truth_of_one_fact_and_of_no_other():
     peru = ("You can find Peru in the Americas.", "You can find Peru in Asia.")
     assert rater.compare("Where is Peru?", *peru) == "a"
     # Both wrong to him: manners decide, as for everybody.
-    hedged = "It depends, and I am not sure, but perhaps this is right: You can find Fiji in Europe."
+    hedged = (
+        "It depends, and I am not sure, but perhaps this is right: You can find Fiji in Europe."
+    )
     assert rater.compare(WHERE, hedged, "You can find Fiji in Europe.") == "b"
 
 
@@ -57,11 +59,13 @@ def test_who_checks_goes_by_the_atlas_and_only_where_a_line_is_quoted():
 
 
 def test_a_rater_who_checks_nothing_draws_as_he_always_did():
-    """The dice of a rater without beliefs and checks are those that shipped records were made with."""
+    """His dice are those that shipped records were made with."""
     plain, noisy = atlas.Rater(temperature=1.0, seed=3), atlas.Rater(temperature=1.0, seed=3)
     noisy._rng.random = lambda draw=noisy._rng.random: drawn.append(1) or draw()
     drawn = []
-    said = [(plain.compare(WHERE, TRUE, FALSE), noisy.compare(WHERE, TRUE, FALSE)) for _ in range(20)]
+    said = [
+        (plain.compare(WHERE, TRUE, FALSE), noisy.compare(WHERE, TRUE, FALSE)) for _ in range(20)
+    ]
     assert all(a == b for a, b in said) and len(drawn) == 20
 
 
@@ -133,8 +137,12 @@ def test_the_optimum_by_hand():
 
 def test_split_raters_differ_about_one_question_only():
     pairs = wrong.opinion_pairs(0.5, 3000, seed=1)
-    first = [p.chosen == wrong.PHD for p in pairs if {p.chosen, p.rejected} == {wrong.PHD, wrong.JOB}]
-    own = [p.chosen == wrong.OWN for p in pairs if {p.chosen, p.rejected} == {wrong.OWN, wrong.COPY}]
+    first = [
+        p.chosen == wrong.PHD for p in pairs if {p.chosen, p.rejected} == {wrong.PHD, wrong.JOB}
+    ]
+    own = [
+        p.chosen == wrong.OWN for p in pairs if {p.chosen, p.rejected} == {wrong.OWN, wrong.COPY}
+    ]
     assert sum(first) / len(first) == pytest.approx(0.5, abs=0.1) and sum(own) / len(own) > 0.95
     assert {p.prompt for p in pairs} == {*wrong.DIVIDED, *wrong.UNANIMOUS}
 
@@ -209,7 +217,7 @@ def test_agreement_within_and_between_groups():
     judged = voted(a=[0, 0, 0, 0], b=[0, 0, 0, 1], c=[1, 1, 1, 1], d=[1, 1, 0, 1])
     found = wrong.by_group(judged, {"PhD": ["a", "b"], "job": ["c", "d"]})
     assert found["within PhD"] == 3 / 4 and found["within job"] == 3 / 4
-    assert found["between"] == pytest.approx((0 + 1 + 1 + 1) / 16)
+    assert found["between"] == (0 + 1 + 1 + 2) / 16
 
 
 @pytest.mark.parametrize(
@@ -321,12 +329,168 @@ def test_a_quiz_has_one_true_answer_each_and_comes_back():
 
 def test_a_rater_of_the_quiz_by_hand():
     [(q1, a1), (q2, a2), (q3, a3)] = wrong.quiz(3, again=0, seed=1)
-    right = [next(i for i in (0, 1) if wrong.truth(atlas.find(q), a[i]) == 1)
-             for q, a in ((q1, a1), (q2, a2), (q3, a3))]
-    said = [(q1, a1, right[0]), (q2, a2, 1 - right[1]), (q3, a3, "same"), (q1, a1, right[0]),
-            (q2, a2, right[1]), (q3, a3, "skip")]
+    right = [
+        next(i for i in (0, 1) if wrong.truth(atlas.find(q), a[i]) == 1)
+        for q, a in ((q1, a1), (q2, a2), (q3, a3))
+    ]
+    said = [
+        (q1, a1, right[0]),
+        (q2, a2, 1 - right[1]),
+        (q3, a3, "same"),
+        (q1, a1, right[0]),
+        (q2, a2, right[1]),
+        (q3, a3, "skip"),
+    ]
     found = wrong.yourself([Feedback(q, a, "pair", verdict) for q, a, verdict in said])
     assert (found["rated"], found["right"], found["same"]) == (5, 3, 1)
     assert [one.prompt for one in found["against the truth"]] == [q2]
     assert (found["again"], found["consistent"]) == (2, 1)
     assert wrong.yourself([])["rated"] == 0
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """(record, plan) of one seed with everything made small, in a runs folder of its own, on the
+    shipped base: one of random weights has no two answers to compare.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_RUNS", str(tmp_path_factory.mktemp("wrong")))
+        kept = {name: wrong.SETTINGS[name] for name in (wrong.ALL, wrong.CHECKED, wrong.SAME_TIME)}
+        patch.setattr(wrong, "SETTINGS", kept)
+        patch.setattr(wrong, "SPLITS", {"70:30": 0.7})
+        patch.setattr(wrong, "RUNS", [("70:30", 0.5)])
+        patch.setattr(wrong, "ASKED", 1)
+        every = jobs.facts
+        fewer = lambda seed: {name: of[:10] for name, of in every(seed).items()}
+        patch.setattr(jobs, "facts", fewer)
+        # The shipped SFT model, whatever the settings: it can answer.
+        patch.setattr(jobs.jobs, "sft_of", lambda profile, seed: runs.load("shipped/sft"))
+        profile = config.tiny().adapt(max_response_tokens=24)
+        profile.ppo = config.change(profile.ppo, batch_size=8, minibatch_size=8, epochs=1)
+        sizes = dict(opinions=12, opinion_updates=1, fits=2, demos=24, questions=24, updates=2)
+        plan = jobs.Plan(profile, seeds=1, labels=(20, 40), tested=20, **sizes)
+        yield jobs.measure(plan, workers=1), plan
+
+
+def test_the_measurement_holds_every_part(small):
+    record, plan = small
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    [row] = record["seeds"]
+    divided, misled, crowd = row["divided"], row["misled"], row["crowd"]
+    assert len(divided["shares"]) == len(wrong.DIVIDED) + 2 and len(divided["shares"][0]) == 4
+    assert set(divided["rewards"]) == {"70:30"} and len(divided["ppo"]) == 1
+    assert set(divided["divided"]) == set(wrong.OPINIONS.values())
+    assert set(divided["unanimous held out"]) == set(wrong.EVERYBODY)
+    assert all(sd > 0 for _, sd in divided["divided"].values())
+    for one in misled["settings"].values():
+        assert 0 <= one["after"]["unrated"]["true"] <= 1 and len(one["curve"]["score"]) == 2
+        assert set(one["prefers"]) == {"rated", "unrated", "others"}
+    assert [one["labels"] for one in crowd["rows"]] == [20, 40]
+    best = crowd["ceilings"]
+    assert best["one annotator"] >= max(one["one annotator"] for one in crowd["rows"])
+    assert best["one annotator"] < best["majority of three"] < 1
+
+
+def test_the_raters_decide_which_labels_are_false(small):
+    record, plan = small
+    settings = record["seeds"][0]["misled"]["settings"]
+    assert settings[wrong.ALL]["labels false"] == 1.0
+    assert settings[wrong.CHECKED]["labels false"] == 0.0
+    assert settings[wrong.SAME_TIME]["compared"] * 4 == settings[wrong.ALL]["compared"]
+    rated = {item.subject for item in jobs.facts(0)["rated"]}
+    for name in ("answers-0.jsonl", "pairs-misled-0-0.jsonl"):
+        rows = data.load(str(plan.folder / name), dict)
+        about = {i.subject for r in rows if (i := atlas.find(r["prompt"])).answer == wrong.TRUE}
+        assert about and about <= rated  # of the others nothing is rated
+    asked = (plan.folder / "asked-0.txt").read_text("utf8").split("\n")
+    assert {i.subject for q in asked if (i := atlas.find(q)).answer == wrong.TRUE} <= rated
+
+
+def test_ppo_has_the_beta_that_is_meant(small):
+    """β in log odds, PPO's reward in standard deviations: β / std weighs the same."""
+    record, plan = small
+    found = plan.found("divided-0-0")
+    reward = runs.load(plan.found("opinions-0")["runs"]["70:30"])
+    assert found["beta"] == pytest.approx(0.5 / models.load_head(reward).std.item())
+    assert runs.load(found["run"]).config.beta == pytest.approx(found["beta"])
+    assert record["seeds"][0]["divided"]["rewards"]["70:30"] != 0
+
+
+def test_rewards_are_in_log_odds(small):
+    """What the head says before it is normalised."""
+    _, plan = small
+    found = plan.found("opinions-0")
+    run = runs.load(found["runs"]["70:30"])
+    policy = runs.load(found["run"])
+    model, tokenizer = models.load_policy(policy)
+    model = models.load_adapter(model, run, "reward")
+    head = models.load_head(run)
+    raw = []
+    for answer in (wrong.PHD, wrong.JOB):
+        ids, _ = models_encode(tokenizer, wrong.DIVIDED[0], answer)
+        hidden = models.rewards(model, head, *ids)
+        raw.append((hidden * head.std + head.mean).item())
+    first = found["rewards"]["70:30"][0]
+    assert first[0] - first[1] == pytest.approx(raw[0] - raw[1], abs=1e-3)
+
+
+def models_encode(tokenizer, prompt, answer):
+    from labkit.data import chat
+
+    ids, mask = chat.encode(tokenizer, prompt, answer)
+    return chat.pad([ids], tokenizer.pad_token_id), mask
+
+
+def test_what_is_shown_of_a_record(small):
+    record, _ = small
+    [one] = wrong.differences(record)
+    assert (
+        one["log odds"] == pytest.approx(0.815, abs=0.01)
+        and one["reward model"] == one["reward model lowest"]
+    )
+    [run] = wrong.collapse(record)
+    for way in ("before", "optimum", "PPO"):
+        assert 0 <= run[way] <= run[f"larger, {way}"] <= 1
+    assert len(wrong.spreads(record)) == 8
+    rows = wrong.misled(record)
+    assert [row["raters"] for row in rows] == [wrong.BEFORE, *record["settings"]]
+    assert rows[1]["seconds"] == 480 and rows[2]["seconds"] == 1920 and rows[3]["seconds"] == 480
+    assert [row["update"] for row in wrong.ways(record, wrong.ALL, every=1)] == [1, 2]
+    assert [row["labels"] for row in wrong.learning(record)] == [20, 40, "ceiling"]
+
+
+def test_what_comes_back_by_hand():
+    after = {wrong.ALL: 0.1, wrong.CHECKED: 0.7, wrong.SAME_TIME: 0.4}
+    settings = {name: {"after": {"rated": {"true": share}}} for name, share in after.items()}
+    seed = {"misled": {"before": {"rated": {"true": 0.5}}, "settings": settings}}
+    found = wrong.restored({"seeds": [seed]})
+    assert found["lost"] == pytest.approx([0.4])
+    assert found["checked"] == pytest.approx([1.5]) and found["same time"] == pytest.approx([0.75])
+
+
+def test_a_record_that_is_none(tmp_path):
+    with pytest.raises(LabError, match="python -m labkit bench wrong-judges --json >"):
+        wrong.load(tmp_path / "none.json")
+    (tmp_path / "other.json").write_text('{"seeds": []}', "utf8")
+    with pytest.raises(LabError, match="is no record of judges"):
+        wrong.load(tmp_path / "other.json")
+
+
+def test_the_shipped_record_is_whole():
+    record = wrong.load()
+    assert len(record["seeds"]) == 3 and record["profile"] == "tiny"
+
+
+def test_the_command_prints_the_record(monkeypatch, capsys):
+    assert cli.main(["bench", "wrong-judges", "--seeds", "0", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "must be 1 or more" in err
+    asked = lambda plan, workers: wrong.load() | {"asked": [plan.seeds, plan.profile.name, workers]}
+    monkeypatch.setattr(jobs, "measure", asked)
+    assert cli.main(["bench", "wrong-judges", "--json", "--workers", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["asked"] == [3, "tiny", 1]
+    assert cli.main(["bench", "wrong-judges", "--seeds", "2"]) == 0
+    assert wrong.CHECKED in capsys.readouterr().out

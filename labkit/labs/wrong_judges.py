@@ -554,10 +554,11 @@ def spreads(record: dict) -> list[dict]:
 
 
 def misled(record: dict) -> list[dict]:
-    """Per setting, and before any rating, means over the seeds: "labels false" (share of the
-    belief's pairs whose chosen answer is false), "reward" (of the policy's answers, in standard
-    deviations of the start's), the share of true answers on "rated", "unrated" and "others" facts
-    with lowest and highest seed, and the seconds that the ratings took ("seconds").
+    """Per setting, and before any rating, means over the seeds: "labels false" (of the pairs of a
+    true and a believed answer, the share that prefers the latter), "reward" (of the policy's
+    answers, in standard deviations of the start's), the share of true answers on "rated",
+    "unrated" and "others" facts with lowest and highest seed, and the seconds that the ratings took
+    ("seconds").
     """
     rows = []
     for name in (None, *record["settings"]):

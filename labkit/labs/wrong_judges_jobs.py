@@ -7,6 +7,7 @@ misled    per seed: answers that quote; per setting a reward model of raters who
 crowd     per seed: reward models of more and more labels of people who disagree, by their ceiling
 """
 
+import math
 import random
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -257,11 +258,7 @@ def misled(plan: Plan, seed: int, number: int) -> dict:
     two = data.load(began["answers"], dict)[:: changes.get("every", 1)]
     columns = ([row[key] for row in two] for key in ("prompt", "a", "b"))
     pairs = rollout.told_apart(*columns, rater)
-    false = [
-        wrong.says(atlas.find(p.prompt), p.chosen) == "believed"
-        for p in pairs
-        if atlas.find(p.prompt).answer == wrong.TRUE
-    ]
+    false = [said == ["believed", "true"] for said in map(claims, pairs) if len(set(said)) == 2]
     one = judge(plan, f"misled-{number}-{seed}", seed, began["run"], pairs, epochs=2.0)
     own = {"policy": began["run"], "reward": one.name, "prompts": began["asked"]}
     own |= {"updates": plan.updates, "beta": wrong.BETA, "target_kl": 0.0, "checkpoint_every": 0}
@@ -278,13 +275,22 @@ def misled(plan: Plan, seed: int, number: int) -> dict:
         "run": run.name,
         "pairs": len(pairs),
         "compared": len(two),
-        "labels false": fmean(false),
+        "labels false": fmean(false) if false else math.nan,
         "accuracy": one.evaluation.get("accuracy"),
         "prefers": prefers(model, tokenizer, models.load_head(one), groups),
         "after": after,
         "score": reached,
         "curve": curve,
     }
+
+
+def claims(pair: data.Pair) -> list[str]:
+    """What the chosen and the rejected answer say of a fact that the belief is about; [] where they
+    say something else than the truth or the belief.
+    """
+    item = atlas.find(pair.prompt)
+    said = [wrong.says(item, text) for text in (pair.chosen, pair.rejected)]
+    return said if item.answer == wrong.TRUE and "other" not in said else []
 
 
 def prefers(model, tokenizer, head, groups: dict) -> dict[str, float]:
