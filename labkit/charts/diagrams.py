@@ -323,9 +323,9 @@ def dpo() -> Picture:
 def wrong_judges() -> Picture:
     """Three ways in which people can't say what is good. They are divided: 念博班還是工作？, half
     of them say the one and half the other; a mean hides it, a spread shows it. They are all wrong:
-    all believe that Fiji is in Asia; the reward rises and the truth falls, unless somebody looks at the
-    evidence. They agree only so far: whoever learns from them can't agree with them more often than
-    the best guess does, the ceiling.
+    all believe that Fiji is in Asia; the reward rises and the truth falls, unless somebody looks at
+    the evidence. They agree only so far: whoever learns from them can't say what one of them says
+    more often than the best guess does; that is the ceiling.
     """
     page = Picture(300)
     columns = (
