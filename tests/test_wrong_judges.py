@@ -358,7 +358,7 @@ def small(tmp_path_factory):
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABKIT_RUNS", str(tmp_path_factory.mktemp("wrong")))
-        kept = {name: wrong.SETTINGS[name] for name in (wrong.ALL, wrong.CHECKED, wrong.SAME_TIME)}
+        kept = {name: wrong.SETTINGS[name] for name in (wrong.ALL, wrong.SAME_TIME)}
         patch.setattr(wrong, "SETTINGS", kept)
         patch.setattr(wrong, "SPLITS", {"70:30": 0.7})
         patch.setattr(wrong, "RUNS", [("70:30", 0.5)])
@@ -371,7 +371,7 @@ def small(tmp_path_factory):
         profile = config.tiny().adapt(max_response_tokens=24)
         profile.ppo = config.change(profile.ppo, batch_size=8, minibatch_size=8, epochs=1)
         sizes = dict(opinions=12, opinion_updates=1, fits=2, demos=24, questions=24, updates=2)
-        plan = jobs.Plan(profile, seeds=1, labels=(20, 40), tested=20, **sizes)
+        plan = jobs.Plan(profile, seeds=1, labels=(20,), tested=20, **sizes)
         yield jobs.measure(plan, workers=1), plan
 
 
@@ -388,25 +388,38 @@ def test_the_measurement_holds_every_part(small):
     for one in misled["settings"].values():
         assert 0 <= one["after"]["unrated"]["true"] <= 1 and len(one["curve"]["score"]) == 2
         assert set(one["prefers"]) == {"rated", "unrated", "others"}
-    assert [one["labels"] for one in crowd["rows"]] == [20, 40]
+    assert [one["labels"] for one in crowd["rows"]] == [20]
     best = crowd["ceilings"]
     assert best["one annotator"] >= max(one["one annotator"] for one in crowd["rows"])
     assert best["one annotator"] < best["majority of three"] < 1
 
 
-def test_the_raters_decide_which_labels_are_false(small):
+def test_only_one_half_of_the_beliefs_facts_is_rated(small):
     record, plan = small
     settings = record["seeds"][0]["misled"]["settings"]
-    assert settings[wrong.ALL]["labels false"] == 1.0
-    assert settings[wrong.CHECKED]["labels false"] == 0.0
     assert settings[wrong.SAME_TIME]["compared"] * 4 == settings[wrong.ALL]["compared"]
     rated = {item.subject for item in jobs.facts(0)["rated"]}
     for name in ("answers-0.jsonl", "pairs-misled-0-0.jsonl"):
         rows = data.load(str(plan.folder / name), dict)
         about = {i.subject for r in rows if (i := atlas.find(r["prompt"])).answer == wrong.TRUE}
-        assert about and about <= rated  # of the others nothing is rated
+        assert about and about <= rated
     asked = (plan.folder / "asked-0.txt").read_text("utf8").split("\n")
     assert {i.subject for q in asked if (i := atlas.find(q)).answer == wrong.TRUE} <= rated
+
+
+def test_the_raters_decide_which_labels_are_false():
+    two = [{"prompt": WHERE, "a": TRUE, "b": FALSE}] * 40
+    groups = {"rated": [FIJI], "unrated": []}
+    for raters, false in (({"share": 1.0}, 1.0), ({"share": 0.0}, 0.0), ({"share": 0.5}, 0.5)):
+        pairs = jobs.labelled(two, groups, 0, **raters)
+        said = [jobs.claims(pair) for pair in pairs]
+        assert len(pairs) == 40 and all(len(set(one)) == 2 for one in said)
+        share = sum(one == ["believed", "true"] for one in said) / 40
+        assert share == pytest.approx(false, abs=0.2 if false == 0.5 else 0)
+    checked = jobs.labelled(two, groups, 0, share=1.0, checks=1.0)
+    assert {pair.chosen for pair in checked} == {TRUE}
+    other = data.Pair(WHERE, TRUE, "You can find Fiji in Europe.")
+    assert jobs.claims(other) == [] and jobs.claims(data.Pair("Where is Peru?", "x", "y")) == []
 
 
 def test_ppo_has_the_beta_that_is_meant(small):
@@ -457,9 +470,9 @@ def test_what_is_shown_of_a_record(small):
     assert len(wrong.spreads(record)) == 8
     rows = wrong.misled(record)
     assert [row["raters"] for row in rows] == [wrong.BEFORE, *record["settings"]]
-    assert rows[1]["seconds"] == 480 and rows[2]["seconds"] == 1920 and rows[3]["seconds"] == 480
+    assert rows[1]["seconds"] == rows[2]["seconds"] == 480  # 48 pairs, or 12 that are checked
     assert [row["update"] for row in wrong.ways(record, wrong.ALL, every=1)] == [1, 2]
-    assert [row["labels"] for row in wrong.learning(record)] == [20, 40, "ceiling"]
+    assert [row["labels"] for row in wrong.learning(record)] == [20, "ceiling"]
 
 
 def test_what_comes_back_by_hand():

@@ -251,13 +251,10 @@ def said(model, tokenizer, seed: int) -> tuple[dict, tuple[list, list]]:
 
 def misled(plan: Plan, seed: int, number: int) -> dict:
     """One setting of raters: their pairs, a reward model, PPO by it, and what is true then."""
-    setting = list(wrong.SETTINGS)[number]
-    changes, groups = wrong.SETTINGS[setting], facts(seed)
-    rater = wrong.believers(groups["rated"] + groups["unrated"], seed=seed, **changes["raters"])
+    changes, groups = list(wrong.SETTINGS.values())[number], facts(seed)
     began = plan.found(f"quoting-{seed}")
     two = data.load(began["answers"], dict)[:: changes.get("every", 1)]
-    columns = ([row[key] for row in two] for key in ("prompt", "a", "b"))
-    pairs = rollout.told_apart(*columns, rater)
+    pairs = labelled(two, groups, seed, **changes["raters"])
     false = [said == ["believed", "true"] for said in map(claims, pairs) if len(set(said)) == 2]
     one = judge(plan, f"misled-{number}-{seed}", seed, began["run"], pairs, epochs=2.0)
     own = {"policy": began["run"], "reward": one.name, "prompts": began["asked"]}
@@ -282,6 +279,12 @@ def misled(plan: Plan, seed: int, number: int) -> dict:
         "score": reached,
         "curve": curve,
     }
+
+
+def labelled(two: list[dict], groups: dict, seed: int, **raters) -> list[data.Pair]:
+    """The pairs that wrong.believers make of two answers each ("prompt", "a", "b")."""
+    crowd = wrong.believers(groups["rated"] + groups["unrated"], seed=seed, **raters)
+    return rollout.told_apart(*([row[key] for row in two] for key in ("prompt", "a", "b")), crowd)
 
 
 def claims(pair: data.Pair) -> list[str]:
