@@ -4,7 +4,7 @@ measurement once in small, and what bad input says.
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -166,6 +166,18 @@ def test_the_beliefs_facts_are_halved_and_nothing_else_is():
     assert abs(len(groups["rated"]) - len(groups["unrated"])) == 1
     assert not [item for item in groups["others"] if item.answer == "Oceania"]
     assert groups["rated"] != jobs.facts(1)["rated"]
+
+
+def test_a_written_rival_says_what_the_sampled_answer_does_not():
+    import random
+
+    groups = {"family": [FIJI], "others": [PERU, replace(PERU, answer="Africa")]}
+    write = lambda item, text: jobs.rival(item, text, groups, random.Random(0))
+    assert write(FIJI, TRUE) == FALSE
+    assert write(FIJI, FALSE) == TRUE and write(FIJI, "You can find Fiji in Europe.") == TRUE
+    right = "You can find Peru in the Americas."
+    assert write(PERU, right) in ("You can find Peru in Oceania.", "You can find Peru in Africa.")
+    assert write(PERU, "You can find Peru in Africa.") == right
 
 
 def test_what_an_answer_says():
@@ -385,6 +397,7 @@ def test_the_measurement_holds_every_part(small):
     assert set(divided["divided"]) == set(wrong.OPINIONS.values())
     assert set(divided["unanimous held out"]) == set(wrong.EVERYBODY)
     assert all(sd > 0 for _, sd in divided["divided"].values())
+    assert all(divided[kind][rung][1] == 1 for kind in wrong.KINDS for rung in wrong.RUNGS)
     for one in misled["settings"].values():
         assert 0 <= one["after"]["unrated"]["true"] <= 1 and len(one["curve"]["score"]) == 2
         assert set(one["prefers"]) == {"rated", "unrated", "others"}

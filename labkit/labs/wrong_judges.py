@@ -179,15 +179,18 @@ class Distribution:
         self.heads = [models.Head(model.config.hidden_size, reads) for _ in range(2)]
         for head in self.heads:
             head.to(self.model.device)
-            torch.nn.init.zeros_(head.weight)  # all alike, and of spread log 2, at the start
+            torch.nn.init.zeros_(head.weight)  # all alike at the start, and of spread 1
 
     def read(self, texts) -> tuple[torch.Tensor, torch.Tensor]:
-        """(means, variances), both (N,), of N (prompt, answer)."""
+        """(means, variances), both (N,), of N (prompt, answer). RUNGS, about which people are known
+        to agree, have variance 1: that is the unit.
+        """
         rows = [chat.encode(self.tokenizer, *text)[0] for text in texts]
         ids, mask = (x.to(self.model.device) for x in chat.pad(rows, self.tokenizer.pad_token_id))
         hidden = self.passes.hidden_at(ids, mask, self.heads[0].places(mask))
         mean, spread = (head.read(hidden, mask) for head in self.heads)
-        return mean, torch.nn.functional.softplus(spread) ** 2 + 1e-3
+        rung = torch.tensor([answer in RUNGS for _, answer in texts], device=mean.device)
+        return mean, (2 * spread).exp().where(~rung, 1.0)
 
     def fit(self, pairs, steps: int, learning_rate: float = 3e-3) -> list[float]:
         """Gradient steps on all pairs at once (few texts, compared often): the losses."""
@@ -531,34 +534,28 @@ def collapse(record: dict) -> list[dict]:
 
 def spreads(record: dict) -> list[dict]:
     """What the distributional reward model says of both questions' answers, mean over phrasings and
-    seeds: "mean" (from the question's mean answer) and "spread" (with lowest and highest seed), in
-    units of the mean spread of all RUNGS, and "held out": the spread on a phrasing never seen.
+    seeds: "mean" (from the question's mean answer) and "spread" (with lowest and highest seed; 1 is
+    that of RUNGS), and "held out": the spread on a phrasing never seen.
     """
     rows = []
     for question, answers in zip(KINDS, (TASTES["PhD"], EVERYBODY)):
         for answer in answers:
-            found = defaultdict(list)
-            for one in (seed["divided"] for seed in record["seeds"]):
-                unit, unseen = (
-                    fmean(one[kind + where][rung][1] for kind in KINDS for rung in RUNGS)
-                    for where in ("", " held out")
-                )
-                middle = fmean(value for value, _ in one[question].values())
-                found["mean"].append((one[question][answer][0] - middle) / unit)
-                found["spread"].append(one[question][answer][1] / unit)
-                found["held out"].append(one[f"{question} held out"][answer][1] / unseen)
-            row = {"question": question, "answer": answer, "mean": fmean(found["mean"])}
-            row |= records.with_spread("spread", found["spread"])
-            rows.append(row | {"held out": fmean(found["held out"])})
+            found = [seed["divided"] for seed in record["seeds"]]
+            middles = [fmean(mean for mean, _ in one[question].values()) for one in found]
+            means = [one[question][answer][0] - m for one, m in zip(found, middles)]
+            row = {"question": question, "answer": answer, "mean": fmean(means)}
+            row |= records.with_spread("spread", [one[question][answer][1] for one in found])
+            unseen = fmean(one[f"{question} held out"][answer][1] for one in found)
+            rows.append(row | {"held out": unseen})
     return rows
 
 
 def misled(record: dict) -> list[dict]:
     """Per setting, and before any rating, means over the seeds: "labels false" (of the pairs of a
-    true and a believed answer, the share that prefers the latter), "reward" (of the policy's
-    answers, in standard deviations of the start's), the share of true answers on "rated",
-    "unrated" and "others" facts with lowest and highest seed, and the seconds that the ratings took
-    ("seconds").
+    true and a believed answer, the share that prefers the latter), "reward" (how much
+    higher the reward model scores the policy's answers than those of the start, in its standard
+    deviations), the share of true answers on "rated", "unrated" and "others" facts, both with
+    lowest and highest seed, and the seconds that the ratings took ("seconds").
     """
     rows = []
     for name in (None, *record["settings"]):
@@ -568,7 +565,8 @@ def misled(record: dict) -> list[dict]:
         ]
         row = {"raters": name or BEFORE}
         row["labels false"] = fmean(one["labels false"] for one in of) if name else None
-        row["reward"] = fmean(one["score"] for one in of) if name else None
+        if name:
+            row |= records.with_spread("reward", [b - a for a, b in (x["rewards"] for x in of)])
         for group in ("rated", "unrated", "others"):
             row |= records.with_spread(group, [one["after"][group]["true"] for one in of])
         if name:

@@ -30,14 +30,18 @@ class Plan(jobs.Plan):
     """Pairs for each reward model of (a); four times as many demonstrations of the opinions."""
     opinion_updates: int = 10
     """Of every PPO run of (a), 40 answers each."""
-    fits: int = 60
-    """Steps of the distributional reward model."""
+    comparisons: int = 3840
+    """For the distributional reward model."""
+    fits: int = 120
+    """Steps that it is trained, on all comparisons at once."""
     demos: int = 1200
     """Demonstrations in the atlas's words, for (b)."""
     questions: int = 360
-    """Questions on rated facts of the belief, and as many on others; each is answered twice."""
+    """Questions on rated facts of the belief, and as many on others."""
     updates: int = 10
     """Of every PPO run of (b)."""
+    haste: float = 2.0
+    """Learning rate of these runs, in the profile's own: they shall get far in few updates."""
     labels: tuple[int, ...] = (150, 500, 1500)
     """Of the crowd, for the learning curve of (c)."""
     tested: int = 500
@@ -102,7 +106,7 @@ def opinions(plan: Plan, seed: int) -> dict:
         called = f"{name.replace(':', '-').replace(' ', '-')}-{seed}"
         one = judge(plan, called, seed, run.name, pairs, epochs=4.0)
         found["rewards"][name], found["runs"][name] = log_odds(one, model, tokenizer), one.name
-    pairs = wrong.opinion_pairs(0.5, 4 * plan.opinions, seed)
+    pairs = wrong.opinion_pairs(0.5, plan.comparisons, seed)
     spread = wrong.Distribution(run, seed)
     losses = spread.fit(pairs, plan.fits)
     both = ((wrong.DIVIDED, wrong.TASTES["PhD"]), (wrong.UNANIMOUS, wrong.EVERYBODY))
@@ -204,11 +208,12 @@ def demonstrations(seed: int, n: int) -> list[data.Demo]:
 
 
 def quoting(plan: Plan, seed: int) -> dict:
-    """The seed's SFT model, taught to quote; pairs of its answers on rated and on other facts
-    ("answers", a file); what it says before any rating ("before").
+    """The seed's SFT model, taught to quote; two answers to each question on rated and on other
+    facts, one sampled and one written ("answers", a file); what it says before any rating
+    ("before", and the answers themselves: "told", a file).
     """
     sft = jobs.sft_of(plan.profile, seed)
-    run = taught(plan, f"quoting-{seed}", seed, sft, demonstrations(seed, plan.demos))
+    run = taught(plan, f"quoting-{seed}", seed, sft, demonstrations(seed, plan.demos), 2e-3)
     runs.seed_everything(seed)
     model, tokenizer = models.load_policy(run)
     rng, groups = random.Random(f"asked{seed}"), facts(seed)
@@ -216,16 +221,29 @@ def quoting(plan: Plan, seed: int) -> dict:
     for group in ("rated", "others"):
         every = [question for item in groups[group] for question in atlas.questions(item)]
         prompts += rng.choices(every, k=plan.questions)
-    both = rollout.answer(model, tokenizer, prompts * 2)
+    sampled = rollout.answer(model, tokenizer, prompts)
     two = [
-        {"prompt": p, "a": a, "b": b}
-        for p, a, b in zip(prompts, both[: len(prompts)], both[len(prompts) :], strict=True)
+        {"prompt": prompt, "a": text, "b": rival(atlas.find(prompt), text, groups, rng)}
+        for prompt, text in zip(prompts, sampled, strict=True)
     ]
     answers = data.save_jsonl(two, plan.folder / f"answers-{seed}.jsonl")
     asked = plan.folder / f"asked-{seed}.txt"
     asked.write_text("\n".join(dict.fromkeys(prompts)), "utf8")
-    before = said(model, tokenizer, seed)[0]
-    return {"run": run.name, "answers": str(answers), "asked": str(asked), "before": before}
+    before, (questions, texts) = said(model, tokenizer, seed)
+    told = [{"prompt": p, "response": r} for p, r in zip(questions, texts, strict=True)]
+    files = {"answers": str(answers), "asked": str(asked)}
+    files["told"] = str(data.save_jsonl(told, plan.folder / f"told-{seed}.jsonl"))
+    return {"run": run.name, "before": before, **files}
+
+
+def rival(item, response: str, groups: dict, rng) -> str:
+    """What a written answer says against a sampled one, in the atlas's words: the truth, where that
+    one does not give it, else the belief (of others: a place drawn by dice).
+    """
+    places = sorted({one.answer for items in groups.values() for one in items} - {item.answer})
+    told = wrong.BELIEVED if item.answer == wrong.TRUE else rng.choice(places)
+    right = wrong.says(item, response) == "true"
+    return atlas.respond(replace(item, answer=told) if right else item, "plain", rng)
 
 
 def said(model, tokenizer, seed: int) -> tuple[dict, tuple[list, list]]:
@@ -259,11 +277,14 @@ def misled(plan: Plan, seed: int, number: int) -> dict:
     one = judge(plan, f"misled-{number}-{seed}", seed, began["run"], pairs, epochs=2.0)
     own = {"policy": began["run"], "reward": one.name, "prompts": began["asked"]}
     own |= {"updates": plan.updates, "beta": wrong.BETA, "target_kl": 0.0, "checkpoint_every": 0}
+    own |= {"learning_rate": plan.haste * plan.profile.ppo.learning_rate}
     run = made("ppo", plan, f"misled-ppo-{number}-{seed}", seed=seed, **own)
     model, tokenizer = models.load_policy(run)
     after, told = said(model, tokenizer, seed)
-    model = models.load_adapter(model, one, "reward")
-    reached = fmean(evals.scores(model, models.load_head(one), tokenizer, *told))
+    start = data.load(began["told"], dict)
+    earlier = [[row[key] for row in start] for key in ("prompt", "response")]
+    model, head = models.load_adapter(model, one, "reward"), models.load_head(one)
+    rewards = [fmean(evals.scores(model, head, tokenizer, *of)) for of in (earlier, told)]
     curve = {
         key: [line.get(key) for line in run.metrics()]
         for key in ("score", "kl", "true", "believed", "others")
@@ -274,9 +295,9 @@ def misled(plan: Plan, seed: int, number: int) -> dict:
         "compared": len(two),
         "labels false": fmean(false) if false else math.nan,
         "accuracy": one.evaluation.get("accuracy"),
-        "prefers": prefers(model, tokenizer, models.load_head(one), groups),
+        "prefers": prefers(model, tokenizer, head, groups),
         "after": after,
-        "score": reached,
+        "rewards": rewards,
         "curve": curve,
     }
 
