@@ -382,7 +382,15 @@ def small(tmp_path_factory):
         patch.setattr(jobs.jobs, "sft_of", lambda profile, seed: runs.load("shipped/sft"))
         profile = config.tiny().adapt(max_response_tokens=24)
         profile.ppo = config.change(profile.ppo, batch_size=8, minibatch_size=8, epochs=1)
-        sizes = dict(opinions=12, opinion_updates=1, fits=2, demos=24, questions=24, updates=2)
+        sizes = dict(
+            opinions=12,
+            opinion_updates=1,
+            fits=11,
+            comparisons=120,
+            demos=24,
+            questions=24,
+            updates=2,
+        )
         plan = jobs.Plan(profile, seeds=1, labels=(20,), tested=20, **sizes)
         yield jobs.measure(plan, workers=1), plan
 
@@ -397,6 +405,8 @@ def test_the_measurement_holds_every_part(small):
     assert set(divided["divided"]) == set(wrong.OPINIONS.values())
     assert set(divided["unanimous held out"]) == set(wrong.EVERYBODY)
     assert all(sd > 0 for _, sd in divided["divided"].values())
+    first, later = divided["losses"]  # all alike at the start; then every step is seen
+    assert first == pytest.approx(math.log(2), abs=1e-4) and later < 0.6
     assert all(divided[kind][rung][1] == 1 for kind in wrong.KINDS for rung in wrong.RUNGS)
     for one in misled["settings"].values():
         assert 0 <= one["after"]["unrated"]["true"] <= 1 and len(one["curve"]["score"]) == 2
