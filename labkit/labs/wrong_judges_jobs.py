@@ -399,7 +399,7 @@ def measure(plan: Plan, workers: int = 0) -> dict:
 
 
 def record(plan: Plan) -> dict:
-    """What the jobs found, for the notebook: {"profile", sizes, "seconds", "seeds": [{"seed",
+    """What the jobs found, for the notebook: {"profile", sizes, "seeds": [{"seed",
     "divided": what `opinions` found and "ppo": [`divided` of each of wrong.RUNS], "misled":
     {"before", "settings": {name: what `misled` found}}, "crowd": what `crowd` found}], "versions"}.
     """
@@ -413,7 +413,6 @@ def record(plan: Plan) -> dict:
         row = {"seed": seed, "divided": kept(plan.found(f"opinions-{seed}"))}
         row["divided"]["ppo"] = [kept(one) for one in ppo]
         seeds.append(row | {"misled": misled, "crowd": kept(plan.found(f"crowd-{seed}"))})
-    profile, seconds = plan.profile, plan.seconds()
-    made = {"profile": profile.name, "runs": wrong.RUNS, "settings": wrong.SETTINGS}
-    made |= {"labels": plan.labels, "opinions": plan.opinions, "seconds": seconds}
+    made = {"profile": plan.profile.name, "runs": wrong.RUNS, "settings": wrong.SETTINGS}
+    made |= {"labels": plan.labels, "opinions": plan.opinions}
     return jobs.rounded(made | {"seeds": seeds, "versions": runs.versions()})
