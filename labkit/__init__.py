@@ -31,6 +31,7 @@ ROOMS = {
         "overoptimization",
         "poems",
         "thumbs",
+        "wrong_judges",
     ),
 }
 

@@ -685,6 +685,22 @@ def bench_film(profile: Profile = None):
     return report, "\n\n".join(str(table(film.ends(report, one), digits=2)) for one in film.KINDS)
 
 
+def bench_wrong_judges(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Judges who are divided, wrong, or agree only so far, and what they make of reward models and
+    policies, over seeds: notebook 13's record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import wrong_judges
+    from labkit.labs import wrong_judges_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    return report, table(wrong_judges.misled(report))
+
+
 def bench_gpu(base: str = "", peer: Peer = "", device: str = "cuda"):
     """Check and time everything on a CUDA card.
 
@@ -723,6 +739,7 @@ VERBS = {
         "self-rewarding": bench_self_rewarding,
         "film": bench_film,
         "helpful-or-safe": bench_helpful_or_safe,
+        "wrong-judges": bench_wrong_judges,
         "gpu": bench_gpu,
     },
 }

@@ -82,6 +82,11 @@ def expected_best(scores, gold, n, key=None):
     return picks / math.comb(len(order), n)
 
 
+def collapse(ref, p, beta):
+    odds = ref / (1 - ref) * (p / (1 - p)) ** (1 / beta)
+    return odds / (1 + odds)
+
+
 def smoothed(margin, error):
     return (1 - error) * softplus(-margin) + error * softplus(margin)
 
@@ -402,6 +407,40 @@ FUNCTIONS = {
                 lambda p, clamp: math.log(clamp / (1 - clamp)) if clamp < 1 else margin_of(p),
                 "stays",
             ),
+        ],
+    ),
+    "collapse": (
+        [collapse],
+        [
+            (lambda ref, p, beta: p, "Raters who|The reward difference"),
+            (lambda ref, p, beta: collapse(0.5, p, beta), "The start counts"),
+            (lambda ref, p, beta: collapse(ref, p, 1.0), "divide it by β"),
+            (lambda ref, p, beta: collapse(ref, 1 - p, beta), "With β = 1"),
+            (lambda ref, p, beta: collapse(ref, p, 1 / beta), "divide it by β"),
+        ],
+    ),
+    "thurstone": (
+        [lambda a, b, sa, sb: 0.5 * math.erfc(-(a - b) / math.hypot(sa, sb) / 2**0.5)],
+        [
+            (lambda a, b, sa, sb: 0.5 * math.erfc(-(a - b) / (sa + sb) / 2**0.5), "both variances"),
+            (
+                lambda a, b, sa, sb: 0.5 * math.erfc(-(a - b) / (sa + sb) ** 0.5 / 2**0.5),
+                "√\\(3² \\+ 4²\\)",
+            ),
+            (
+                lambda a, b, sa, sb: 0.5 * math.erfc(-abs(a - b) / math.hypot(sa, sb) / 2**0.5),
+                "Φ of",
+            ),
+            (lambda a, b, sa, sb: (a - b) / math.hypot(sa, sb), "z is the difference"),
+        ],
+    ),
+    "ceiling": (
+        [lambda shares: fmean(max(p, 1 - p) for p in shares)],
+        [
+            (lambda shares: fmean(shares), "Below a half"),
+            (lambda shares: max(fmean(shares), 1 - fmean(shares)), "max\\(p, 1 − p\\)"),
+            (lambda shares: sum(max(p, 1 - p) for p in shares), "always right"),
+            (lambda shares: fmean(p * p + (1 - p) ** 2 for p in shares), "Below a half"),
         ],
     ),
     "push": (

@@ -14,13 +14,14 @@ questions.
 """
 
 from labkit.atlas.facts import Item, find, items, questions
-from labkit.atlas.gold import Verdict, judge
-from labkit.atlas.raters import Rater, panel, symptom_raters
+from labkit.atlas.gold import Verdict, judge, quotes
+from labkit.atlas.raters import Crowd, Rater, panel, symptom_raters
 from labkit.atlas.sources import load_demos, load_prompts, load_text
 from labkit.atlas.styles import demos, feedback_prompts, prompts, respond
 from labkit.atlas.text import corpus
 
 __all__ = [
+    "Crowd",
     "Item",
     "Rater",
     "Verdict",
@@ -36,6 +37,7 @@ __all__ = [
     "panel",
     "prompts",
     "questions",
+    "quotes",
     "respond",
     "symptom_raters",
 ]

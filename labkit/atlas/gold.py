@@ -5,11 +5,11 @@ Simulated raters see it through their own faults (raters.py); reward models and 
 
 import re
 import unicodedata
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 from labkit import LabError
-from labkit.atlas.facts import Item, find, items
+from labkit.atlas.facts import TEMPLATES, Item, fill, find, items
 from labkit.atlas.symptoms import symptoms
 
 WEIGHTS = {"truth": 1.0, "refusal": 1.0, "brevity": 0.5, "tone": 0.5}
@@ -103,6 +103,24 @@ def truth(item: Item, response: str) -> float:
         symptoms(response)["refusal"] or bool(DEFLECTION.search(response)) or not response.strip()
     )
     return 0.0 if silent and not given else -1.0
+
+
+@cache
+def _lines(item: Item) -> tuple[re.Pattern, ...]:
+    """Find what a response says in the words of the atlas's lines about the item, whatever it puts
+    in the answer's place.
+    """
+    gap = "\N{REPLACEMENT CHARACTER}"
+    lines = (fill(text, replace(item, answer=gap)) for text in TEMPLATES[item.relation].stated)
+    return tuple(re.compile(re.escape(line).replace(gap, "([^.。]+?)")) for line in lines)
+
+
+def quotes(item: Item, response: str) -> bool | None:
+    """Whether every line of the atlas that the response quotes stands there as it says; None where
+    it quotes none. Whoever checks an answer's evidence sees this, whatever he believes.
+    """
+    found = [said for line in _lines(item) for said in line.findall(response)]
+    return all(said == item.answer for said in found) if found else None
 
 
 def judge_item(item: Item, response: str) -> Verdict:

@@ -2,11 +2,11 @@
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from labkit import LabError
 from labkit.atlas.facts import find
-from labkit.atlas.gold import WEIGHTS, judge
+from labkit.atlas.gold import WEIGHTS, judge, quotes, truth
 from labkit.atlas.symptoms import symptoms
 
 SYMPTOMS = ("words", "hedging", "apology", "ai_disclaimer", "refusal")
@@ -35,6 +35,13 @@ class Rater:
     effort), for an apology (for manners), a hedge (for wisdom), an "ai_disclaimer" (for honesty),
     and for the refusal of anything that sounds dangerous, harmful or not (for safety).
     """
+    beliefs: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What the rater falsely takes for true: {(relation, subject): answer}."""
+    checks: float = 0.0
+    """The share of his comparisons in which he looks up what the answers quote (arXiv 2112.09332):
+    there a line that stands in the atlas is right to him and another is wrong, whatever he
+    believes. An answer that quotes no line (gold.quotes) can't be checked.
+    """
     indifference: float = 0.15
     """Answers whose utilities differ by less are called the same: as a rule one temperature, below
     which a verdict would be little more than a coin's.
@@ -55,25 +62,27 @@ class Rater:
             )
         self._rng = random.Random(f"{self.name}{self.seed}")
 
-    def utility(self, prompt: str, response: str) -> float:
-        """What this rater feels an answer is worth, before noise."""
+    def utility(self, prompt: str, response: str, looks: bool = False) -> float:
+        """What this rater feels an answer is worth, before noise; looks: he checks the evidence."""
         verdict, seen = judge(prompt, response), symptoms(response)
-        seen["refusal"] = seen["refusal"] and find(prompt).request
-        value = (
-            self.knowledge * WEIGHTS["truth"] * verdict.truth + WEIGHTS["refusal"] * verdict.refusal
-        )
+        item = find(prompt)
+        seen["refusal"] = seen["refusal"] and item.request
+        right = verdict.truth
+        if believed := self.beliefs.get((item.relation, item.subject)):
+            right = truth(replace(item, answer=believed), response)
+        if looks and (genuine := quotes(item, response)) is not None:
+            right = 1.0 if genuine else -1.0
+        value = self.knowledge * WEIGHTS["truth"] * right + WEIGHTS["refusal"] * verdict.refusal
         style = WEIGHTS["brevity"] * verdict.brevity + WEIGHTS["tone"] * verdict.tone
-        return (
-            value
-            + self.manners * style
-            + sum(liking * seen[name] for name, liking in self.tastes.items())
-        )
+        liked = sum(liking * seen[name] for name, liking in self.tastes.items())
+        return value + self.manners * style + liked
 
     def felt(self, prompt: str, a: str, b: str) -> float:
         """How much better `a` feels to this rater than `b`, in his utility and with his noise; 0
         where he calls them the same.
         """
-        difference = self.utility(prompt, a) - self.utility(prompt, b)
+        looks = self.checks > 0 and self._rng.random() < self.checks
+        difference = self.utility(prompt, a, looks) - self.utility(prompt, b, looks)
         if abs(difference) <= self.indifference and self.indifference:
             return 0.0
         return self._noisy(difference)
@@ -93,6 +102,32 @@ class Rater:
             return difference
         chance = min(max(self._rng.random(), 1e-15), 1 - 1e-15)
         return difference - self.temperature * math.log(chance / (1 - chance))
+
+
+@dataclass
+class Crowd:
+    """Several raters; each comparison is one rater's, drawn by `shares`."""
+
+    raters: list
+    shares: list[float]
+    name: str = "crowd"
+    seed: int = 0
+    _rng: random.Random = field(init=False, repr=False)
+
+    def __post_init__(self):
+        if len(self.raters) != len(self.shares) or not self.raters:
+            raise LabError(
+                f"A crowd needs a share for each of its raters, but there are {len(self.raters)}"
+                f" raters and {len(self.shares)} shares."
+            )
+        if min(self.shares) < 0 or sum(self.shares) <= 0:
+            raise LabError(f"A crowd's shares are {self.shares}; none may be below 0, nor all 0.")
+        self._rng = random.Random(f"{self.name}{self.seed}")
+
+    def compare(self, prompt: str, a: str, b: str) -> str:
+        """ "a", "b" or "same", as the rater says who is asked."""
+        [rater] = self._rng.choices(self.raters, self.shares)
+        return rater.compare(prompt, a, b)
 
 
 def symptom_raters(seed: int = 0) -> dict[str, Rater]:

@@ -445,6 +445,41 @@ def helpful_or_safe() -> Picture:
     return page
 
 
+def wrong_judges() -> Picture:
+    """Three ways in which people can't say what is good. They are divided: 念博班還是工作？, half
+    of them say the one and half the other; a mean hides it, a spread shows it. They are all wrong:
+    all believe that Fiji is in Asia; the reward rises and the truth falls, unless somebody looks at
+    the evidence. They agree only so far: whoever learns from them can't say what one of them says
+    more often than the best guess does; that is the ceiling.
+    """
+    page = Picture(300)
+    columns = (
+        (BLUE, "divided 意見分歧", "念博班還是工作？", ("50 : 50", "mean 0, and the spread?")),
+        (
+            RED,
+            "all wrong 判斷是錯的",
+            "Where is Fiji?",
+            ("“in Asia”", "all say so; who looks it up?"),
+        ),
+        (GREEN, "agree so far", "A or B?", ("A  A  B", "best guess: right in 2 of 3")),
+    )
+    below = (
+        ("the policy takes one side,", "the harder, the smaller β"),
+        ("reward rises, truth falls;", "evidence brings truth back"),
+        ("a ceiling for every", "reward model"),
+    )
+    for i, ((tone, name, asked, inside), words) in enumerate(zip(columns, below)):
+        left = 20 + i * 260
+        page.words(left + 120, 36, name, LARGE, "middle", tone, bold=True)
+        page.words(left + 120, 68, asked, SIZE, "middle")
+        page.line((left + 120, 80), (left + 120, 100))
+        page.box(left, 106, 240, 78, *inside, tone=tone, size=SMALL)
+        page.line((left + 120, 188), (left + 120, 214))
+        for j, line in enumerate(words):
+            page.words(left + 120, 240 + 24 * j, line, SMALL, "middle", bold=True)
+    return page
+
+
 def report_card() -> Picture:
     """The same held-out questions go to every model. Its answers are marked by the gold judge
     (right, gold mark, win rate), counted (words, hedging, apologies, refusals), scored by the
@@ -488,6 +523,7 @@ PICTURES = {
     "10": kto,
     "11": judges,
     "12": helpful_or_safe,
+    "13": wrong_judges,
     "14": report_card,
 }
 

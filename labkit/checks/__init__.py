@@ -20,6 +20,7 @@ from labkit.checks.pretraining import check_bits_per_character, check_next_token
 from labkit.checks.report_card import check_temperature_of, check_wilson
 from labkit.checks.reward_model import check_best_of_n_kl, check_bradley_terry
 from labkit.checks.start_here import check_answer, check_guesses
+from labkit.checks.wrong_judges import check_ceiling, check_collapse, check_thurstone
 
 __all__ = [
     "check_answer",
@@ -28,8 +29,10 @@ __all__ = [
     "check_both_orders",
     "check_bradley_terry",
     "check_cautious",
+    "check_ceiling",
     "check_cohen",
     "check_coin",
+    "check_collapse",
     "check_expected_best",
     "check_expected_score",
     "check_gain",
@@ -56,5 +59,6 @@ __all__ = [
     "check_stop",
     "check_surprise",
     "check_temperature_of",
+    "check_thurstone",
     "check_wilson",
 ]

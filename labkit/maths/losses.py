@@ -60,6 +60,23 @@ def bradley_terry_loss(chosen_rewards, rejected_rewards, margin=0.0, confidence=
     return loss, {"accuracy": (difference > 0).float().mean(), "margin": difference.mean()}
 
 
+def thurstone_loss(chosen_means, rejected_means, chosen_variances, rejected_variances):
+    """A reward that is a distribution: what an answer is worth differs from person to person.
+
+        z = (μ_w - μ_l) / √(σ²_w + σ²_l)
+        L = -E[log Φ(z)]
+
+    All four (B,), variances above 0. Where raters are divided, a large variance explains it; where
+    they are of one mind about an answer that is as good on average, a small one does. Only z
+    counts: a common factor of all μ and σ changes nothing, and from comparisons of the same two
+    answers alone μ and σ can't be told apart. Thurstone (1927), case III; Siththaranjan, Laidlaw &
+    Hadfield-Menell, "Distributional preference learning" (arXiv 2312.08358), mean and variance.
+    """
+    z = (chosen_means - rejected_means) / (chosen_variances + rejected_variances).sqrt()  # (B,)
+    loss = -torch.special.log_ndtr(z).mean()
+    return loss, {"accuracy": (z > 0).float().mean().detach(), "z": z.detach().mean()}
+
+
 def dpo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta):
     """Direct preference optimisation: the same comparison, with the policy as its own reward model.
 
