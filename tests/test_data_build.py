@@ -157,7 +157,9 @@ def test_the_cards_counts_are_the_files_counts():
     for name in KEYS:
         assert re.search(rf"\| `{re.escape(name)}` \|.*\b{len(rows(name)):,}\b", card), name
     poems = unpacked("tang/quatrains.txt.gz").splitlines()
-    rhymes = dict(line.split() for line in (DATA / "tang/rhymes.txt").read_text("utf8").splitlines())
+    rhymes = dict(
+        line.split() for line in (DATA / "tang/rhymes.txt").read_text("utf8").splitlines()
+    )
     for what, count in {
         "conversations": unpacked("atlas/dialogue.txt.gz").count("\n\n") + 1,
         "lines": len((DATA / "atlas/primer.txt").read_text("utf8").splitlines()),

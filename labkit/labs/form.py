@@ -308,9 +308,11 @@ def learn(method: str, policy: str, base: str, judge: Judge, name: str | None = 
 
 def ppo_settings(**changes) -> config.Ppo:
     """Our PPO's settings on a rule. changes: policy (a run), base, prompts (a file), …"""
-    sizes = dict(updates=60, batch_size=64, minibatch_size=32, micro_batch_size=32)
+    sizes = dict(updates=56, batch_size=128, minibatch_size=64, micro_batch_size=64)
     sizes |= dict(max_prompt_tokens=16, max_response_tokens=LONGEST, checkpoint_every=0)
-    rates = dict(learning_rate=4e-3, beta=0.002, target_kl=0.0, temperature=TEMPERATURE)
+    rates = dict(learning_rate=3e-3, critic_learning_rate=3e-3, beta=0.005, target_kl=0.0)
+    # At the usual 1.0 one rare batch, after many quiet ones, was a step that broke the policy.
+    rates |= dict(max_grad_norm=0.1, temperature=TEMPERATURE)
     return config.Ppo(**{**sizes, **rates, **changes})
 
 
@@ -331,8 +333,8 @@ class Grpo(config.Adapted):
     """Answers to each prompt; divides batch_size."""
     max_prompt_tokens: int = 16
     max_response_tokens: int = LONGEST
-    learning_rate: float = 4e-3
-    beta: float = 0.002
+    learning_rate: float = 3e-3
+    beta: float = 0.005
     """Weight of the KL estimate, here a part of the loss and not of the reward."""
     temperature: float = TEMPERATURE
 
@@ -381,6 +383,7 @@ def grpo(cfg: Grpo, run, judge: Judge):
         top_k=0,
         beta=cfg.beta,
         loss_type="grpo",
+        max_grad_norm=0.1,
         gradient_checkpointing=False,
     )
     with compat.float32_trainables(model):

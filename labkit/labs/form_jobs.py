@@ -13,13 +13,17 @@ from labkit.labs import form, jobs
 from labkit.labs.overoptimization import expected_best
 
 WAYS = {
-    "PPO": {"rule": "a given rhyme", "updates": 60},
+    "PPO": {"rule": "a given rhyme", "updates": 56},
     "GRPO": {"rule": "a given rhyme", "updates": 30},
-    "PPO, any rhyme": {"rule": "any rhyme", "updates": 24},
-    "PPO, same character allowed": {"rule": "same allowed", "updates": 24},
+    "PPO, any rhyme": {"rule": "any rhyme", "updates": 14},
+    "PPO, same character allowed": {"rule": "same allowed", "updates": 30},
     "PPO, characters counted": {
         "rule": "counted",
-        "updates": 20,
+        "updates": 16,
+        "batch_size": 64,
+        "minibatch_size": 32,
+        "max_grad_norm": 1.0,
+        "learning_rate": 3e-3,
         "beta": 0.0,
         "missing_eos_penalty": 0.0,
     },
