@@ -39,25 +39,30 @@ def test_two_characters_rhyme_by_the_book(a, b, wanted):
 
 
 @pytest.mark.parametrize(
-    "poem, seven, rhymed, full, same, counted",
+    "poem, seven, rhymed, given, any_rhyme, same, counted",
     [
-        (DAWN, True, True, 1.0, 1.0, 1.0),
-        (NIGHT, False, True, 0.0, 0.0, 20 / 28),  # 五言 that rhymes
-        (DAWN.replace("山", "水"), True, False, 0.5, 0.5, 1.0),
-        (ONE, True, False, 0.5, 1.0, 1.0),  # the slip pays for it
-        ("山" * 28, False, False, 0.0, 0.0, 1.0),
-        ("山" * 35, False, False, 0.0, 0.0, 1.25),
-        (DAWN + DAWN, False, False, 0.0, 0.0, 2.0),
-        (DAWN.replace("，", "。"), False, True, 0.0, 0.0, 1.0),  # other marks
-        (DAWN + "\n", False, True, 0.0, 0.0, 1.0),
-        (DAWN.replace("朝", "x"), False, True, 0.0, 0.0, 27 / 28),
-        ("", False, False, 0.0, 0.0, 0.0),
+        (DAWN, True, True, 1 / 3, 1.0, 1 / 3, 1.0),  # rhymes, but not to 真
+        (DAWN.replace("還", "人").replace("山。", "春。"), True, True, 1.0, 1.0, 1.0, 1.0),
+        (DAWN.replace("還", "人"), True, False, 2 / 3, 0.5, 2 / 3, 1.0),
+        (DAWN.replace("山。", "春。"), True, False, 2 / 3, 0.5, 2 / 3, 1.0),
+        (NIGHT, False, True, 0.0, 0.0, 0.0, 20 / 28),  # 五言 that rhymes
+        (ONE, True, False, 1 / 3, 0.5, 1 / 3, 1.0),
+        (ONE.replace("山", "人"), True, False, 2 / 3, 0.5, 1.0, 1.0),  # the slip pays for it
+        ("山" * 28, False, False, 0.0, 0.0, 0.0, 1.0),
+        ("山" * 35, False, False, 0.0, 0.0, 0.0, 1.25),
+        (DAWN + DAWN, False, False, 0.0, 0.0, 0.0, 2.0),
+        (DAWN.replace("，", "。"), False, True, 0.0, 0.0, 0.0, 1.0),  # other marks
+        (DAWN + "\n", False, True, 0.0, 0.0, 0.0, 1.0),
+        (DAWN.replace("朝", "x"), False, True, 0.0, 0.0, 0.0, 27 / 28),
+        ("", False, False, 0.0, 0.0, 0.0, 0.0),
     ],
 )
-def test_rules_say_what_one_counts_by_hand(poem, seven, rhymed, full, same, counted):
+def test_rules_say_what_one_counts_by_hand(poem, seven, rhymed, given, any_rhyme, same, counted):
     assert (form.seven(poem), form.rhymed(poem)) == (seven, rhymed)
     assert form.well_formed(poem) == (seven and rhymed)
-    assert [rule(poem) for rule in form.RULES.values()] == pytest.approx([full, same, counted])
+    assert [rule(poem) for rule in form.RULES.values()] == pytest.approx(
+        [given, any_rhyme, same, counted]
+    )
 
 
 def test_the_poems_of_the_tang_pass_and_shuffled_endings_do_not():
@@ -87,8 +92,8 @@ def test_figures_are_counted_of_all_poems():
 
 
 def test_a_judge_answers_both_trainers_and_keeps_what_it_saw():
-    judge = form.Judge(form.full)
-    assert judge.__name__ == "full"
+    judge = form.Judge(form.any_rhyme)
+    assert judge.__name__ == "any_rhyme"
     assert judge([form.ASKED + "朝"] * 2, [DAWN, NIGHT]) == [1.0, 0.0]  # as PPO asks
     framed = ["USER:" + form.ASKED + "朝AI:"]
     assert judge(prompts=framed, completions=[DAWN], completion_ids=[[1]]) == [1.0]  # as TRL does
@@ -197,7 +202,7 @@ def test_log_probabilities_are_those_of_the_whole_answer(poet):
     prompt, found = form.ASKED + "山", []
     ids, mask = form.chat.encode(tokenizer, prompt, NIGHT)
     with torch.no_grad():
-        each = model(input_ids=torch.tensor([ids])).logits.log_softmax(-1)[0]
+        each = model(input_ids=torch.tensor([ids])).logits.div(form.TEMPERATURE).log_softmax(-1)[0]
     for place, (token, said) in enumerate(zip(ids, mask)):
         if said:
             found.append(float(each[place - 1, token]))
@@ -251,7 +256,7 @@ def made(*wells):
         curve = {"well-formed": well, "seconds": [2.0 * i for i in steps]}
         curve["samples"] = [10 * i for i in steps]
         end = {"well-formed": well[-1], "kl": 2.0 * seed}
-        at = {t: {"well-formed": 0.1 * seed, "different": 1.0, "kl": 0.0} for t in ("1.0", "0.0")}
+        at = {t: {"well-formed": 0.1 * seed, "different": 1.0, "kl": 0.0} for t in ("0.5", "0.0")}
         best = [{"n": 2, "by the rule": 0.4, "by dice": 0.2 * seed}]
         row = {"seed": seed, "poet": {"temperatures": at, "best_of_n": best}}
         seeds.append(row | {"ways": {"PPO": {"curve": curve, "end": end}}})
@@ -282,7 +287,7 @@ def test_ends_and_controls_are_means_with_their_spread():
     assert (sft["kl"], ppo["kl"]) == (0.0, 1.0)
     warm, greedy, rule, dice = form.controls(record)
     assert [one["poems"] for one in (warm, greedy, rule)] == [
-        "temperature 1.0",
+        "temperature 0.5",
         "greedy",
         "best of 2, by the rule",
     ]
@@ -313,7 +318,7 @@ def test_the_record_that_came_along_is_whole():
 
 def test_the_whole_measurement_in_small(poet, monkeypatch, capsys):
     monkeypatch.setattr(form, "base", lambda: poet[0])
-    small = dict(updates=2, grpo_updates=2, questions=8)
+    small = dict(most=2, questions=8)
     monkeypatch.setattr(jobs, "Plan", lambda profile, seeds: Plan(profile, seeds, **small))
     sizes, group = form.ppo_settings, form.Grpo
     tiny = dict(batch_size=8, minibatch_size=4)

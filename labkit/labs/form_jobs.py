@@ -13,10 +13,20 @@ from labkit.labs import form, jobs
 from labkit.labs.overoptimization import expected_best
 
 WAYS = {
-    "PPO": {"rule": "full"},
-    "GRPO": {"rule": "full"},
-    "PPO, same character allowed": {"rule": "same allowed"},
-    "PPO, characters counted": {"rule": "counted", "beta": 0.0, "missing_eos_penalty": 0.0},
+    "PPO": {"rule": "a given rhyme", "updates": 56},
+    "GRPO": {"rule": "a given rhyme", "updates": 30},
+    "PPO, any rhyme": {"rule": "any rhyme", "updates": 14},
+    "PPO, same character allowed": {"rule": "same allowed", "updates": 30},
+    "PPO, characters counted": {
+        "rule": "counted",
+        "updates": 16,
+        "batch_size": 64,
+        "minibatch_size": 32,
+        "max_grad_norm": 1.0,
+        "learning_rate": 3e-3,
+        "beta": 0.0,
+        "missing_eos_penalty": 0.0,
+    },
 }
 """What each learner is paid by, and what it changes."""
 TEMPERATURES = (1.0, 0.5, 0.0)
@@ -28,10 +38,8 @@ class Plan(jobs.Plan):
     """What is measured, and how much of it."""
 
     name = "form"
-    updates: int = 60
-    """Of every PPO run."""
-    grpo_updates: int = 40
-    """Of TRL's GRPO, which samples more slowly."""
+    most: int = 60
+    """Updates that a run may have."""
     questions: int = 200
     """Prompts that every policy answers at the end."""
 
@@ -51,7 +59,7 @@ def base(plan: Plan) -> dict:
     """The folder of the base that came with the project, else of a new one."""
     if runs.shipped("poet"):
         return {"folder": form.base(), **runs.shipped("poet").evaluation}
-    run = jobs.made("poet", form.settings(), f"{plan.key}-base", form.train_base)
+    run = jobs.made("poet", form.settings(), f"08b-{plan.key}-base", form.train_base)
     return {"folder": str(run.path), **run.evaluation}
 
 
@@ -60,12 +68,14 @@ def poet(plan: Plan, seed: int) -> dict:
     share well-formed, and of a random choice.
     """
     where = plan.found("base")["folder"]
-    run = form.fine_tune(where, seed, f"{plan.key}-poet-{seed}")
+    run = form.fine_tune(where, seed, f"08b-{plan.key}-poet-{seed}")
     model, tokenizer = models.load_policy(run)
     at = {t: measured(plan, model, tokenizer, seed, t)[0] for t in TEMPERATURES}
     asked = form.prompts(plan.questions // 4, 50 + seed)
-    said = rollout.answer(model, tokenizer, [p for p in asked for _ in range(16)], form.LONGEST)
-    marks = [[form.full(poem) for poem in said[i : i + 16]] for i in range(0, len(said), 16)]
+    said = rollout.answer(
+        model, tokenizer, [p for p in asked for _ in range(16)], form.LONGEST, form.TEMPERATURE
+    )
+    marks = [[form.any_rhyme(poem) for poem in said[i : i + 16]] for i in range(0, len(said), 16)]
     whole = [[float(mark == 1.0) for mark in each] for each in marks]
     best = [
         {
@@ -98,12 +108,11 @@ def learner(plan: Plan, seed: int, way: str) -> dict:
         sft.name,
         where,
         judge,
-        f"{plan.key}-{list(WAYS).index(way)}-{seed}",
-        updates=plan.grpo_updates if way == "GRPO" else plan.updates,
-        **own,
+        f"08b-{plan.key}-{list(WAYS).index(way)}-{seed}",
+        **own | {"updates": min(own["updates"], plan.most)},
     )
     model, tokenizer = models.load_policy(run)
-    end, said = measured(plan, model, tokenizer, seed, 1.0)
+    end, said = measured(plan, model, tokenizer, seed, form.TEMPERATURE)
     greedy, _ = measured(plan, model, tokenizer, seed, 0.0)
     both = form.prompts(plan.questions, 90 + seed), said
     here = form.logps(model, tokenizer, *both)
