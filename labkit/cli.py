@@ -577,6 +577,103 @@ def bench_overoptimization(seeds: int = 3, workers: int = 0, profile: Profile = 
     return report, table(overoptimization.summary(report))
 
 
+def bench_thumbs(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """KTO beside DPO: equal numbers of labels, few thumbs up, flipped labels, pairs broken up, over
+    seeds: notebook 10's record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import thumbs
+    from labkit.labs import thumbs_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    return report, table(thumbs.summary(report))
+
+
+def bench_helpful_or_safe(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Two reward models, of help and of harm, every weight between them by PPO and by DPO, and
+    rounds of rejection sampling: notebook 12's record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import helpful_or_safe
+    from labkit.labs import helpful_or_safe_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    fronts = [table(helpful_or_safe.front(report, method)) for method in ("ppo", "dpo")]
+    return report, "\n\n".join(fronts)
+
+
+def bench_form(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Rhymed quatrains by rule: our PPO, TRL's GRPO and the weak rules, over seeds: notebook 08b's
+    record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit.labs import form
+    from labkit.labs import form_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(config.profile(profile), seeds), workers)
+    return report, table(form.ends_of(report))
+
+
+def bench_judges(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Judges that learn from seed judgements, reward models and policies of their labels, and their
+    scores, over seeds: notebook 11's record. Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import judges
+    from labkit.labs import judges_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    parts = judges.summary(report), judges.policies(report), judges.of_scores(report)
+    return report, "\n\n".join(map(table, parts))
+
+
+def bench_constitution(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """Constitutional AI, its two halves over seeds, by kind of label: notebook 11's record. Stopped
+    on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import constitution
+    from labkit.labs import constitution_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    return report, table(constitution.halves(report))
+
+
+def bench_self_rewarding(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    """A model that learns from its own verdicts, round by round, over seeds: notebook 11's record.
+    Stopped on the way, it goes on where it was.
+
+    Args:
+        seeds: How many.
+        workers: Processes at once (0: as many as there are cores).
+    """
+    from labkit import series
+    from labkit.labs import self_rewarding
+    from labkit.labs import self_rewarding_jobs as jobs
+
+    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
+    return report, table(self_rewarding.rounds(report))
+
+
 def bench_film(profile: Profile = None):
     """The answers to one question after every update of PPO, at four weights of the KL penalty:
     notebook 00's film.
@@ -619,7 +716,13 @@ VERBS = {
         "rollout": bench_rollout,
         "ppo": bench_ppo,
         "overoptimization": bench_overoptimization,
+        "thumbs": bench_thumbs,
+        "form": bench_form,
+        "judges": bench_judges,
+        "constitution": bench_constitution,
+        "self-rewarding": bench_self_rewarding,
         "film": bench_film,
+        "helpful-or-safe": bench_helpful_or_safe,
         "gpu": bench_gpu,
     },
 }

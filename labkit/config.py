@@ -353,7 +353,7 @@ class Kto(Adapted):
     """How many thumbs to take (0: all; for "atlas": how many to make)."""
     epochs: float = 1.0
     batch_size: int = 32
-    learning_rate: float = 1.4e-3
+    learning_rate: float = 3e-3
     """2 to 10 times DPO's in the paper."""
     beta: float = 0.1
     """How soon gains and losses saturate (eq. 7); small: far from the reference."""
@@ -380,9 +380,9 @@ class AiFeedback(Adapted):
     """
     data: str = "atlas"
     """Seed judgements: preferences, as for the reward stage."""
-    examples: int = 4000
+    examples: int = 2000
     """How many seed judgements to take (0: all; for "atlas": how many to make)."""
-    labels: int = 3000
+    labels: int = 2000
     """How many fresh pairs of the policy's answers the judge labels."""
     question: str = "Which answer is better?"
     """What the judge is asked of two answers: a principle makes it judge by that."""
@@ -391,8 +391,8 @@ class AiFeedback(Adapted):
     (arXiv 2212.08073, 4.1).
     """
     epochs: float = 1.0
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    batch_size: int = 16
+    learning_rate: float = 2e-3
 
 
 KINDS = dict(zip(STAGES, (Pretrain, Sft, Reward, Ppo, Dpo, Kto, AiFeedback), strict=True))

@@ -28,7 +28,7 @@ from labkit.config import STAGES, change
 
 PARTIAL = ".partial-"
 CHECKPOINT = "checkpoint.safetensors"  # in an unfinished run: what its loop can go on from
-POLICIES = ("sft", "ppo", "dpo", "kto")  # stages whose runs hold a policy to go on from
+POLICIES = ("sft", "ppo", "dpo", "kto", "poet")  # stages whose runs hold a policy to go on from
 RUNNING = "running"  # in a partial folder: the id of the process that is at work in it
 
 

@@ -10,7 +10,7 @@ from statistics import fmean, pstdev, pvariance, variance
 import pytest
 import torch
 
-from labkit import checks
+from labkit import checks, form
 from labkit.maths import losses
 
 # Solutions: the right answers, and what the wrong ones below are made of ------------
@@ -53,6 +53,10 @@ def kappa(table, chance=None):
     return (observed(table) - expected) / (1 - expected)
 
 
+def logistic(x):
+    return 1 / (1 + math.exp(-x))
+
+
 def softplus(x):
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
@@ -80,6 +84,10 @@ def expected_best(scores, gold, n, key=None):
 
 def smoothed(margin, error):
     return (1 - error) * softplus(-margin) + error * softplus(margin)
+
+
+def margin_of(p):
+    return math.log(p / (1 - p))
 
 
 def temperature_of(logits, target, spread=lambda p: -(p * p.log()).sum(-1).mean(), heat=1):
@@ -306,6 +314,28 @@ FUNCTIONS = {
             ),
         ],
     ),
+    "leave_one_out": (
+        [lambda r: [x - (sum(r) - x) / (len(r) - 1) for x in r]],
+        [
+            (lambda r: [x - fmean(r) for x in r], "compared with the other one"),
+            (lambda r: [x - (sum(r) - x) / len(r) for x in r], "compared with the other one"),
+            (lambda r: [2 * (x - fmean(r)) for x in r], r"G − 1"),
+            (lambda r: [x - fmean(r[:i] + r[i + 1 :]) or 1.0 for i, x in enumerate(r)], "all 0"),
+            (lambda r: fmean(r), "shape"),
+        ],
+    ),
+    "rule": (
+        [lambda poem: form.seven(poem) and len(set(poem)) > 20, form.well_formed],
+        [
+            (lambda poem: form.counted(poem) == 1, "pays for one character, 28 times"),
+            (lambda poem: len(set(poem)) > 20, "28 characters without a mark"),
+            (lambda poem: len(set(poem)) > 17 and len(poem) != 28, "a 五言絕句"),
+            (lambda poem: form.seven(poem), "one character, 28 times"),
+            (lambda poem: form.seven(poem) and len(set(poem)) == 30, "refuses a poem .*春雲"),
+            (lambda poem: False, "refuses a poem of the Tang: 朝辭"),
+            (lambda poem: object(), "True or False"),
+        ],
+    ),
     "cautious": (
         [lambda s, w: fmean(s) - w * pvariance(s)],
         [
@@ -315,6 +345,63 @@ FUNCTIONS = {
             (lambda s, w: fmean(s) + w * pvariance(s), "The mean is 2"),
             (lambda s, w: min(s), "weight 0"),
             (lambda s, w: sum(s), "weight 0"),
+        ],
+    ),
+    "margin_loss": (
+        [lambda scores, m: softplus(m - scores[0] + scores[1])],
+        [
+            (lambda scores, m: softplus(scores[1] - scores[0]), "Ahead by exactly the margin"),
+            (lambda scores, m: softplus(scores[1] - scores[0] - m), "Ahead by exactly"),
+            (lambda scores, m: softplus(scores[0] - scores[1]), "With margin 0"),
+            (lambda scores, m: softplus(min(m, 1) - scores[0] + scores[1]), "larger, not smaller"),
+        ],
+    ),
+    "piecewise": (
+        [lambda s, h, tagged: s if tagged or s < math.log(0.15 / 0.85) else h],
+        [
+            (lambda s, h, tagged: s if s < -1.73 else h, "tagged prompt is safety's"),
+            (lambda s, h, tagged: s if tagged or s > 0 else h, "good or bad"),
+            (lambda s, h, tagged: s if tagged else h, "without a tag"),
+            (lambda s, h, tagged: s if tagged or s < 0.15 else h, "probability, not the score"),
+            (lambda s, h, tagged: s if tagged or s < -1.9 else h, "0.142"),
+        ],
+    ),
+    "coin": (
+        [lambda a, b, x: a[1] + (a[0] - x) / (a[0] - b[0]) * (b[1] - a[1])],
+        [
+            (lambda a, b, x: a[1], "always the second"),
+            (lambda a, b, x: b[1], "how far x is on the way"),
+            (lambda a, b, x: {0.9: a[1], 0.5: b[1]}.get(x, max(a[1], b[1])), "half of the cases"),
+            (
+                lambda a, b, x: b[1] + (x - b[0]) / (0.4 if a[0] == 0.9 else 1.0) * (a[1] - b[1]),
+                r"\(1 − 0.2\)",
+            ),
+        ],
+    ),
+    "preference": (
+        [
+            lambda p, q: p * (1 - q) / (p * (1 - q) + q * (1 - p)),
+            lambda p, q: 1 / (1 + math.exp(math.log(q / (1 - q)) - math.log(p / (1 - p)))),
+        ],
+        [
+            (lambda p, q: p / (p + q), "With q = ½"),
+            (lambda p, q: (1 + p - q) / 2, "With q = ½"),
+            (lambda p, q: float(p > q), "coin's flip"),
+            (lambda p, q: q * (1 - p) / (p * (1 - q) + q * (1 - p)), "With q = ½"),
+            (lambda p, q: max(0.5, p * (1 - q) / (p * (1 - q) + q * (1 - p))), "other way round"),
+            (lambda p, q: p if q == 0.5 else 1 - q if p == 0.5 else 0.5, "into odds"),
+        ],
+    ),
+    "margin": (
+        [lambda p, clamp: math.log(min(p, clamp) / (1 - min(p, clamp)))],
+        [
+            (lambda p, clamp: math.log(p / (1 - p)), "Clamp first"),
+            (lambda p, clamp: min(p, clamp), "no difference at all"),
+            (lambda p, clamp: 2 * min(p, clamp) - 1, "derivative"),
+            (
+                lambda p, clamp: math.log(clamp / (1 - clamp)) if clamp < 1 else margin_of(p),
+                "stays",
+            ),
         ],
     ),
     "push": (
@@ -329,6 +416,53 @@ FUNCTIONS = {
         [
             (lambda margin, error: softplus(-margin), "wrong way round"),
             (lambda margin, error: smoothed(-margin, error), "never errs"),
+        ],
+    ),
+    "both_orders": (
+        [lambda first, swapped: (first + (1 - swapped)) / 2],
+        [
+            (lambda first, swapped: (first + swapped) / 2, "P\\(A\\) of the other"),
+            (lambda first, swapped: first, "says A twice"),
+        ],
+    ),
+    "position_share": (
+        [lambda f, s: fmean((a > 0.5) == (b > 0.5) for a, b in zip(f, s))],
+        [
+            (lambda f, s: fmean((a > 0.5) != (b > 0.5) for a, b in zip(f, s)), "twice"),
+            (lambda f, s: fmean(a > 0.5 and b > 0.5 for a, b in zip(f, s)), '"B" twice'),
+        ],
+    ),
+    "expected_score": (
+        [lambda p: sum((i + 1) * p[i] for i in range(10)) / sum(p)],
+        [
+            (lambda p: sum(i * p[i] for i in range(10)) / sum(p), "first place is score 1"),
+            (lambda p: 1 + max(range(10), key=p.__getitem__), "mean of 1 to 10"),
+            (lambda p: sum((i + 1) * p[i] for i in range(10)), "Divide by the sum"),
+        ],
+    ),
+    "pull": (
+        [
+            lambda r, z0, b: b * logistic(b * (r - z0)) * (1 - logistic(b * (r - z0))),
+            lambda r, z0, b: b * math.exp(-b * (r - z0)) / (1 + math.exp(-b * (r - z0))) ** 2,
+        ],
+        [
+            (lambda r, z0, b: b * (1 - logistic(b * (r - z0))), r"β · ½ · ½"),
+            (lambda r, z0, b: logistic(b * (r - z0)) * (1 - logistic(b * (r - z0))), "½"),
+            (lambda r, z0, b: b / 4, "lets go"),
+            (lambda r, z0, b: b * logistic(b * r) * (1 - logistic(b * r)), "½|reference point"),
+        ],
+    ),
+    "mismatched": (
+        [
+            lambda prompts, answers: list(zip(prompts, answers[-1:] + answers[:-1])),
+            lambda prompts, answers: zip(prompts, answers[1:] + answers[:1]),
+        ],
+        [
+            (lambda prompts, answers: list(zip(prompts, answers)), "q0 still has its own answer"),
+            (lambda prompts, answers: list(zip(prompts, answers[::-1])), "of 3 prompts"),
+            (lambda prompts, answers: list(zip(prompts, answers[1:])), "each should stand"),
+            (lambda prompts, answers: [(p, "a9") for p in prompts], "used once"),
+            (lambda prompts, answers: 3, "pairs, one for each prompt"),
         ],
     ),
     "temperature_of": (

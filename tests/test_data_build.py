@@ -124,6 +124,15 @@ def test_the_poems_are_whole_and_stand_once():
     assert "白日依山盡，黃河入海流。欲窮千里目，更上一層樓。" in poems
 
 
+def test_the_rhyme_book_has_a_rhyme_a_line():
+    lines = (DATA / "tang/rhymes.txt").read_text("utf8").splitlines()
+    assert all(re.fullmatch("[上下]?[平上去入]聲[一-鿿]+ [㐀-鿿]{2,}", line) for line in lines)
+    book = dict(line.split() for line in lines)
+    assert len(book) == len(lines) == 106
+    assert all(len(set(each)) == len(each) for each in book.values())
+    assert {"間", "還", "山"} <= set(book["上平聲十五刪"])  # 早發白帝城
+
+
 def test_card_and_notices_are_there(build):
     card, notices = (DATA / "README.md").read_text("utf8"), (DATA / "NOTICE.md").read_text("utf8")
     for name in [*KEYS, *build.BUILDERS]:
@@ -137,6 +146,7 @@ def test_card_and_notices_are_there(build):
         "Lukasz Mentel",
         "Perception, Control and Cognition Lab",
         "JackeyGao",
+        "rbnyng",
         "Unicode, Inc.",
     ):
         assert holder in notices
@@ -147,12 +157,17 @@ def test_the_cards_counts_are_the_files_counts():
     for name in KEYS:
         assert re.search(rf"\| `{re.escape(name)}` \|.*\b{len(rows(name)):,}\b", card), name
     poems = unpacked("tang/quatrains.txt.gz").splitlines()
+    rhymes = dict(
+        line.split() for line in (DATA / "tang/rhymes.txt").read_text("utf8").splitlines()
+    )
     for what, count in {
         "conversations": unpacked("atlas/dialogue.txt.gz").count("\n\n") + 1,
         "lines": len((DATA / "atlas/primer.txt").read_text("utf8").splitlines()),
         "poems": len(poems),
         "of four lines": sum(len(poem) == 24 for poem in poems),
         "of seven": sum(len(poem) == 32 for poem in poems),
+        "rhymes": len(rhymes),
+        "different characters": len(set("".join(rhymes.values()))),
     }.items():
         assert f"{count:,} {what}" in card
 
@@ -206,15 +221,15 @@ def test_the_same_text_is_packed_to_the_same_bytes(build):
 )
 def test_check_finds_a_changed_file_and_a_build_mends_it(tmp_path):
     done = run_build("--check", "--packages", PACKAGES)
-    assert (done.returncode, done.stdout.strip()) == (0, "6 files, 0 changed"), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, "7 files, 0 changed"), done.stderr
     shutil.copytree(DATA / "atlas", tmp_path / "atlas")  # and no tang/ at all
     script = shutil.copy(SCRIPT, tmp_path)
     words = tmp_path / "atlas/words.jsonl"
     words.write_bytes(words.read_bytes().replace(b"the organ of sight", b"the organ of taste"))
     (tmp_path / "atlas/primer.txt").unlink()
     done = run_build("--check", "--packages", PACKAGES, script=script)
-    changed = "atlas/words.jsonl, atlas/primer.txt, tang/quatrains.txt.gz"
+    changed = "atlas/words.jsonl, atlas/primer.txt, tang/quatrains.txt.gz, tang/rhymes.txt"
     assert (done.returncode, changed in done.stderr) == (1, True)
-    assert run_build("--packages", PACKAGES, script=script).stdout.strip() == "6 files, 3 changed"
+    assert run_build("--packages", PACKAGES, script=script).stdout.strip() == "7 files, 4 changed"
     for name in changed.split(", "):
         assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes()

@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_said_and_can_be_known_before(judge):
     assert room == judging.context(judge.model) - judging.ANSWER
     assert not judging.fits(judge.tokenizer, long, judging.QUESTION, room)
     assert judging.fits(judge.tokenizer, data.Pair("Gold?", "a", "b"), judging.QUESTION, room)
-    with pytest.raises(LabError, match='"very very'):
+    with pytest.raises(LabError, match="very very"):
         judge.first(["very " * 200], ["a"], ["b"])
 
 
@@ -173,7 +173,8 @@ def test_a_long_answer_is_read_as_far_as_there_is_room(judge):
 def test_a_bare_base_is_prompted_with_examples(tiny_base):
     """The small and gpu profiles: no adapter, no training, the examples stand before the pair."""
     shots = [data.Pair("Gold?", "metal", "city")]
-    plain, shown = judges.prompted("tiny-base"), judges.prompted("tiny-base", shots)
+    asked_alike = {"question": judging.QUESTION}
+    plain, shown = (judges.prompted("tiny-base", some, **asked_alike) for some in ((), shots))
     told = (["Who?"], ["me"], ["you"])
     demo = judging.pair_demos(shots)[0]
     asked = f"{demo.prompt}\n{demo.response}\n\n{judging.pair_prompt('Who?', 'me', 'you')}"

@@ -9,6 +9,7 @@ don't see it, and for Colab, which shows no file beside a notebook.
 """
 
 import html
+import math
 import sys
 from pathlib import Path
 
@@ -291,6 +292,37 @@ def overoptimization() -> Picture:
     return page
 
 
+def verifiable() -> Picture:
+    """Two sources of reward, one way to learn. RLHF: raters → pairs → reward model (回饋模型) →
+    score. RLVR: a rule reads the poem, 7 · 7 · 7 · 7 and a rhyme → 1 or 0. Both scores go to the
+    same policy gradient with its KL penalty, and to the policy, whose own answers are judged again
+    and again. What is gone with a rule: raters, pairs, reward model. What stays: sampling, policy
+    gradient, KL, and whatever the reward does not see.
+    """
+    page = Picture(316)
+    page.words(20, 36, "RLHF: the reward is learned from people", bold=True)
+    page.box(20, 52, 100, 56, "raters", "評分者", tone=GREY, size=SMALL)
+    page.line((124, 80), (150, 80))
+    page.box(156, 52, 90, 56, "pairs", "A > B", tone=GREY, size=SMALL)
+    page.line((250, 80), (276, 80))
+    page.box(282, 52, 132, 56, "reward model", "回饋模型", tone=GREEN, size=SMALL)
+    page.line((418, 80), (506, 130))
+    page.words(440, 76, "score", SMALL)
+    page.words(20, 176, "RLVR: the reward is a rule that anybody can check", bold=True)
+    page.box(
+        20, 192, 394, 56, "a rule reads the poem", "7 · 7 · 7 · 7, ，。，。, a rhyme", tone=PURPLE
+    )
+    page.line((418, 220), (506, 166))
+    page.words(440, 234, "1 or 0", SMALL)
+    page.box(512, 116, 128, 64, "PPO, GRPO", "gradient, KL", tone=RED, size=SMALL)
+    page.line((644, 148), (670, 148))
+    page.box(676, 120, 104, 56, "policy", tone=BLUE)
+    page.line((728, 180), (728, 272), (217, 272), (217, 252), tone=RED)
+    page.line((728, 116), (728, 26), (348, 26), (348, 48), tone=RED)
+    page.words(476, 296, "its own poems, again and again", SMALL, "middle")
+    return page
+
+
 def dpo() -> Picture:
     """Two ways from the same pairs to a policy. RLHF: pairs → reward model (回饋模型) → score →
     PPO → policy, whose own answers go back to PPO again and again. DPO: pairs → one
@@ -317,6 +349,99 @@ def dpo() -> Picture:
     )
     page.line((494, 276), (560, 276))
     page.box(566, 248, 214, 56, "policy", tone=BLUE)
+    return page
+
+
+def judges() -> Picture:
+    """A judge reads 台灣最高的山是哪座？ with 玉山。 as A and 誰來告訴我呀？ as B, and says A with
+    P = 0.9. Then the two change places, and it says A, now the other answer, with P = 0.6: it likes
+    what stands first. The mean of 0.9 and 1 − 0.6 is 0.65: P(玉山 is better), a soft label. From
+    such labels come a reward model and PPO, as from a person's; or the judge's score is the reward
+    itself.
+    """
+    page = Picture(356)
+    page.words(20, 36, "台灣最高的山是哪座？  Which answer is better?", bold=True)
+    rows = (
+        (56, "A: 玉山。", "B: 誰來告訴我呀？", "0.9"),
+        (148, "A: 誰來告訴我呀？", "B: 玉山。", "0.6"),
+    )
+    for y, a, b, share in rows:
+        page.box(20, y, 196, 72, a, b, tone=GREY, bold=False)
+        page.line((220, y + 36), (250, y + 36))
+        page.box(256, y + 6, 92, 60, "judge", tone=GREEN)
+        page.line((352, y + 36), (382, y + 36))
+        page.box(388, y + 6, 130, 60, f'P("A") = {share}', tone=RULE)
+        page.line((522, y + 36), (556, y + 36), (556, 138), (580, 138))
+    page.box(586, 96, 194, 84, "mean of 0.9", "and 1 − 0.6", "= 0.65", tone=PURPLE, size=SMALL)
+    page.words(683, 76, "P(玉山 is better)", SMALL, "middle", bold=True)
+    page.line((683, 184), (683, 252))
+    page.box(586, 258, 194, 56, "AI label", "confidence 0.65", tone=BLUE, size=SMALL)
+    page.line((582, 286), (550, 286))
+    page.box(388, 258, 156, 56, "reward model", "回饋模型", tone=GREEN, size=SMALL)
+    page.line((384, 286), (352, 286))
+    page.box(256, 258, 90, 56, "PPO", tone=RED)
+    page.line((302, 224), (302, 252), tone=RED, dash="6 5")
+    page.words(20, 280, "dashed: the judge's score", SMALL)
+    page.words(20, 302, "is the reward itself", SMALL)
+    page.words(20, 340, "The answers change places: what only the place decided falls out.", SMALL)
+    return page
+
+
+def kto() -> Picture:
+    """How much an answer is worth to a person, against how much more probable the policy makes it
+    than the reference does. The curve of a thumb up rises through the reference point z₀, that of a
+    thumb down falls through it; both flatten out on either side. One answer with one thumb is a
+    label: 玉山 has a thumb up, 誰來告訴我呀 a thumb down.
+    """
+    page = Picture(330)
+    page.line((40, 165), (516, 165))
+    page.line((270, 290), (270, 34))
+    page.words(270, 24, "value", SMALL, "middle", bold=True)
+    page.words(516, 190, "log π(y) / π_ref(y)", SMALL, "end", bold=True)
+    page.words(262, 306, "reference point z₀", SMALL, "middle", bold=True)
+    zs = [i / 4 for i in range(-24, 25)]
+
+    def curve(sign):
+        return [(270 + 37 * z, 165 + sign * 210 * (1 / (1 + math.exp(z)) - 0.5)) for z in zs]
+
+    page.line(*curve(1), tone=BLUE, thick=3, head=False)
+    page.line(*curve(-1), tone=RED, thick=3, dash="9 6", head=False)
+    page.words(500, 52, "thumb up", SIZE, "end", BLUE, bold=True)
+    page.words(500, 292, "thumb down (dashed)", SIZE, "end", RED, bold=True)
+    page.box(556, 40, 224, 70, "玉山。", "thumb up", tone=BLUE)
+    page.box(556, 130, 224, 70, "誰來告訴我呀？", "thumb down", tone=RED)
+    page.words(556, 236, "One answer, one thumb.", SMALL)
+    page.words(556, 260, "Gain and loss are counted", SMALL)
+    page.words(556, 282, "from z₀, and saturate.", SMALL)
+    return page
+
+
+def helpful_or_safe() -> Picture:
+    """A question goes to the policy and its answer to two reward models: one of safety and one of
+    helpfulness. The rule: safety's score where the prompt is tagged as unsafe or where safety finds
+    the answer unsafe, else helpfulness's. That reward goes back to the policy. 請教我製作火藥 is
+    to be refused, 請教我做一把玩具槍 is not.
+    """
+    page = Picture(330)
+    page.box(20, 40, 190, 56, "請教我怎麼製作火藥", "to be refused", tone=GREY, size=SMALL)
+    page.box(20, 112, 190, 56, "請教我做一把玩具槍", "not to be refused", tone=GREY, size=SMALL)
+    page.line((214, 68), (232, 68), (232, 104), (248, 104))
+    page.line((214, 140), (232, 140), (232, 104), (248, 104))
+    page.box(254, 76, 92, 56, "policy", tone=BLUE)
+    page.line((350, 104), (368, 104), (368, 52), (386, 52))
+    page.line((350, 104), (368, 104), (368, 156), (386, 156))
+    page.box(392, 24, 170, 56, "safety", "who refused what?", tone=RED, size=SMALL)
+    page.box(392, 128, 170, 56, "helpfulness", "true? brief? polite?", tone=GREEN, size=SMALL)
+    page.line((566, 52), (584, 52), (584, 104), (602, 104))
+    page.line((566, 156), (584, 156), (584, 104), (602, 104))
+    page.box(608, 68, 176, 72, "one reward", "a weight, or the rule", tone=PURPLE, size=SMALL)
+    page.line((696, 144), (696, 220), (300, 220), (300, 138), tone=PURPLE)
+    page.words(498, 212, "PPO", SMALL, "middle")
+    page.words(
+        20, 262, "The rule (Llama 2): safety has the say where the prompt is tagged as", SMALL
+    )
+    page.words(20, 284, "unsafe, or where safety finds the answer unsafe (below 0.15);", SMALL)
+    page.words(20, 306, "everywhere else it is helpfulness.", SMALL)
     return page
 
 
@@ -358,7 +483,11 @@ PICTURES = {
     "06": reward,
     "07": ppo,
     "08": overoptimization,
+    "08b": verifiable,
     "09": dpo,
+    "10": kto,
+    "11": judges,
+    "12": helpful_or_safe,
     "14": report_card,
 }
 

@@ -11,17 +11,15 @@ from statistics import fmean
 
 import torch
 
-from labkit import atlas, config, models, runs
+from labkit import LabError, atlas, config, models, runs
 from labkit.data import Pair
 from labkit.labs import records
 from labkit.labs.records import with_spread
 from labkit.rollout import judging
 
 ASKED = f"{judging.QUESTION} Say A or B, and nothing else."  # to who has not learned to judge
-LOWEST, HIGHEST = (
-    -2.0,
-    1.0,
-)  # of the utilities of nearly all answers: wrong and long, right and short
+# Utilities of nearly all answers lie between these: wrong and long, right and short.
+LOWEST, HIGHEST = -2.0, 1.0
 
 
 def trained(run="", beside=None) -> judging.Judge:
@@ -121,24 +119,32 @@ def verdicts(orders: list, told: list[dict]) -> dict:
     with it first and with it second; told: of each pair the gold difference and what others say.
 
     `one order` and `both orders`: share of the verdicts that agree with the rater, and after
-    averaging; `position`: share of pairs in which both orders name the same place; `says A`;
-    `gold one order` and `gold`: the same against the gold judge, where he sees a difference;
-    `gold of the rater`: what the rater himself reaches there.
+    averaging; `position`: share of pairs in which both orders name the same place; `says A`; `gold
+    one order` and `gold`: the same against the gold judge, where he sees a difference; `gold of the
+    rater`: what the rater himself reaches there. Then, by name, the others' agreement with the
+    averaged verdicts, and "NAME and rater" with the rater's, where they decided.
     """
     first, second = ([both[i] > 0.5 for both in orders] for i in (0, 1))
     mean = [sum(both) > 1 for both in orders]
-    clear = [i for i, one in enumerate(told) if one["gold"]]
-    good = [told[i]["gold"] > 0 for i in clear]
-    agree = lambda said: fmean(said[i] == g for i, g in zip(clear, good, strict=True))
-    return {
+
+    def agree(said, who):
+        """Share in which a verdict for the first answer is also that of `who`, who decided."""
+        found = [s == (one[who] > 0) for s, one in zip(said, told, strict=True) if one[who]]
+        return fmean(found) if found else math.nan
+
+    chosen = [True] * len(told)  # what the rater said
+    found = {
         "one order": fmean(first + second),
         "both orders": fmean(mean),
         "position": fmean(a != b for a, b in zip(first, second, strict=True)),
         "says A": fmean(first + [not b for b in second]),
-        "gold one order": (agree(first) + agree(second)) / 2,
-        "gold": agree(mean),
-        "gold of the rater": fmean(good),
+        "gold one order": (agree(first, "gold") + agree(second, "gold")) / 2,
+        "gold": agree(mean, "gold"),
+        "gold of the rater": agree(chosen, "gold"),
     }
+    for who in told[0].keys() - {"gold"}:
+        found |= {who: agree(mean, who), f"{who} and rater": agree(chosen, who)}
+    return found
 
 
 def over_seeds(rows: list[dict]) -> dict:
@@ -165,4 +171,77 @@ def calibration(record: dict, name: str, edges=(0.5, 0.55, 0.6, 0.7, 1.0)) -> li
         if part:
             sure, right = fmean(max(p, 1 - p) for p in part), fmean(p > 0.5 for p in part)
             rows.append({"from": low, "to": high, "sure": sure, "right": right, "n": len(part)})
+    return rows
+
+
+def summary(record: dict) -> list[dict]:
+    """A row per judge: what it saw, how large it is, and `verdicts` over the seeds."""
+    rows = []
+    for name, one in record["seeds"][0]["judges"].items():
+        row = {"judge": name, "judgements": one["judgements"], "parameters": one["parameters"]}
+        rows.append(row | over_seeds(of_judge(record, name)))
+    return rows
+
+
+def policies(record: dict) -> list[dict]:
+    """A row per policy: its card's figures against the SFT policy's, over the seeds, "n" prompts
+    each.
+    """
+    keys = ("wins_greedy", "wins_matched", "right", "gold_greedy", "words_greedy", "kl")
+    rows = []
+    for name in record["seeds"][0]["policies"]:
+        cards = [row["policies"][name]["card"] for row in record["seeds"]]
+        row = {"policy": name, "n": cards[0]["wins_n"]}
+        rows.append(row | over_seeds([{key: card[key] for key in keys} for card in cards]))
+    return rows
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def ordered(better, worse, gold: list[float]) -> dict:
+    """What scores say of pairs: `tied`, the share scored alike; `right`, the share of the others in
+    which the higher score is where `gold` (the difference, first less second) is; of all pairs with
+    a gold difference, `right, ties half`. better, worse: scores of the two answers.
+    """
+    signs = [(x > y) - (x < y) for x, y in zip(better, worse, strict=True)]
+    told = [(sign, g > 0) for sign, g in zip(signs, gold, strict=True) if g]
+    if not told:
+        raise LabError("No pair has a gold difference: there is nothing to agree with.")
+    decided = [(sign > 0) == first for sign, first in told if sign]
+    return {
+        "tied": 1 - len(decided) / len(told),
+        "right": fmean(decided) if decided else math.nan,
+        "right, ties half": (sum(decided) + (len(told) - len(decided)) / 2) / len(told),
+        "n": len(told),
+    }
+
+
+def rank_correlation(xs, ys) -> float:
+    """Spearman's ρ: how far two people's scores put answers in the same order."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(xs, ys).statistic)
+
+
+def of_scores(record: dict) -> list[dict]:
+    """Per seed, the scoring judge beside the rater whose scores it learned from and gold: their
+    rank correlations, and how the expected score, the rounded one and the rater's own order the
+    held-out pairs (`ordered`).
+    """
+    rows = []
+    for seed in record["seeds"]:
+        said, rater, gold = (seed["scores"][key] for key in ("scores", "rater", "gold"))
+        every = {"judge": sum(said, []), "rater": sum(rater, []), "gold": sum(gold, [])}
+        difference = [a - b for a, b in zip(*gold, strict=True)]
+        row = {
+            f"{a} and {b}": rank_correlation(every[a], every[b])
+            for a, b in (("judge", "gold"), ("judge", "rater"), ("rater", "gold"))
+        }
+        whole = [[round(x) for x in side] for side in said]
+        ways = {"expected score": said, "rounded": whole, "rater's score": rater}
+        for name, sides in ways.items():
+            found = ordered(*sides, difference)
+            row |= {f"{name}: {key}": found[key] for key in ("tied", "right, ties half")}
+        rows.append(row)
     return rows

@@ -25,7 +25,7 @@ JUDGES = {
     "2 layers": {"examples": 1000, "layers": 2},
 }
 """What each judge saw and how much of the base it reads: all layers, where nothing is said."""
-SETTINGS = {"batch_size": 16, "learning_rate": 2e-3, "labels": 0}
+SETTINGS = {"labels": 0}
 LABELLERS = ("rater", "judge", "scores")
 POLICIES = {"RLHF": "rater", "RLAIF": "judge", "direct RLAIF": ""}
 """Whose labels each policy's reward model learned from; "": the judge's scores are the reward."""
@@ -177,9 +177,9 @@ def scorer(plan: Plan, seed: int) -> dict:
     demos = judging.score_demos(prompts, answers, judges.scores_of(prompts, answers, seed))
     file = str(data.save_jsonl(demos, plan.folder / f"scores-{seed}.jsonl"))
     base, p = models.base_of(plan.run(f"seeds-{seed}")), plan.profile.ai_feedback
-    own = {"base": base, "data": file, "examples": 0, "seed": seed, "batch_size": 16}
+    own = {"base": base, "data": file, "examples": 0, "seed": seed, "batch_size": p.batch_size}
     own |= {"max_prompt_tokens": p.max_prompt_tokens + p.max_response_tokens + judging.FRAME}
-    own |= {"max_response_tokens": 8, "learning_rate": SETTINGS["learning_rate"]}
+    own |= {"max_response_tokens": 8, "learning_rate": p.learning_rate}
     cfg = config.change(plan.profile.sft, **own)
     train = all_stages.module("sft").train
     run = jobs.made("sft", cfg, f"{plan.key}-scorer-{seed}", train)

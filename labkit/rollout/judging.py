@@ -176,21 +176,30 @@ class Judge(Verdicts):
         without. Where one option goes on as another one does ("1" as "10"), that one's share is
         taken off it.
         """
-        room = context(self.model) - ANSWER
-        rows = chat.check_lengths(self.tokenizer, asked, room)
-        spelled = {
-            option: {tuple(chat.encode_text(self.tokenizer, space + option)) for space in ("", " ")}
-            for option in options
-        }
-        begins, every = {(): 1.0}, sorted(set().union(*spelled.values()), key=len)
-        for prefix in dict.fromkeys(ids[:k] for ids in every for k in range(len(ids))):
-            ends = {ids[: len(prefix) + 1] for ids in every if ids[: len(prefix)] == prefix}
-            ends = [ids for ids in ends if len(ids) > len(prefix)]
-            next_ = self.next_token([row + list(prefix) for row in rows], [i[-1] for i in ends])
-            begins |= {ids: begins[prefix] * next_[:, j] for j, ids in enumerate(ends)}
-        longer = lambda ids: [more for more in every if more != ids and more[: len(ids)] == ids]
-        exactly = lambda ids: begins[ids] - sum(begins[more] for more in longer(ids))
-        return torch.stack([sum(map(exactly, spelled[option])) for option in options], 1)
+        rows = chat.check_lengths(self.tokenizer, asked, context(self.model) - ANSWER)
+        ids_of = lambda text: tuple(chat.encode_text(self.tokenizer, text))
+        ways = [{ids_of(option), ids_of(f" {option}")} for option in options]
+        every = set().union(*ways)
+        begins = self.begins(rows, every)
+
+        def exactly(ids):
+            longer = [more for more in every if more != ids and more[: len(ids)] == ids]
+            return begins[ids] - sum(begins[more] for more in longer)
+
+        return torch.stack([sum(map(exactly, way)) for way in ways], 1)
+
+    def begins(self, rows, every) -> dict[tuple, torch.Tensor]:
+        """{ids: P(what follows each of the rows begins with these ids) (N,)} for all of `every`:
+        one pass over the rows for all that begin alike.
+        """
+        found = {(): torch.ones(len(rows))}
+        for prefix in sorted({ids[:k] for ids in every for k in range(len(ids))}, key=len):
+            k = len(prefix)
+            after = sorted({ids[k] for ids in every if len(ids) > k and ids[:k] == prefix})
+            shares = self.next_token([row + list(prefix) for row in rows], after)
+            for token, share in zip(after, shares.T):
+                found[(*prefix, token)] = found[prefix] * share
+        return found
 
     @torch.no_grad()
     def next_token(self, rows: list[list[int]], tokens: list[int]) -> torch.Tensor:

@@ -13,8 +13,12 @@ the adapter "default" it is given; without an adapter at the start it would take
 import random
 import sys
 
+import torch
+
 from labkit import LabError, compat, data, models, rollout, runs
 from labkit.data import chat
+from labkit.maths import losses
+from labkit.maths.logprobs import like_length, masked_sum, predicts, scattered_logprobs, shift_mask
 from labkit.stages import pairs as preferences
 from labkit.stages import trl
 
@@ -22,12 +26,63 @@ HELD_OUT = 0.1
 BALANCED = (1.0, 1.5)  # where λ_D n_D / (λ_U n_U) should be (eq. 8)
 
 
+def log_pi(passes, ids, attention_mask, completion_mask):
+    """log π(answer | prompt) under one adapter's `passes` (models.forward), summed over the answer:
+    (B,). All three (B, T), pads at the end.
+    """
+    sums = torch.zeros(len(ids), device=ids.device)
+    for rows, width in like_length(attention_mask, models.LIKE_LENGTH):
+        part, mask, said = (x[rows, :width] for x in (ids, attention_mask, completion_mask))
+        logits, _ = passes.logits_at(part, mask, predicts(said))
+        found = scattered_logprobs(logits.float(), part, said)
+        sums = sums.index_add(0, rows, masked_sum(found, shift_mask(said), dim=1))
+    return sums
+
+
+def fast_trainer():
+    """TRL's KTOTrainer with `log_pi` and `losses.kto_loss` in place of its own four passes over the
+    peft model: the same loss, more than twice as fast for a small model.
+    """
+    from trl import KTOTrainer
+
+    class Trainer(compat.takes_ids(KTOTrainer)):
+        passes = None
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            # Made at the first call: before, the trainer may still move the weights.
+            names = ("default", "ref")
+            self.passes = self.passes or [models.forward(self.model, name) for name in names]
+            policy, reference = self.passes
+            policy.refresh()  # each call comes after a step
+            keys, up = ("input_ids", "attention_mask", "completion_mask"), inputs["label"]
+            answer, other = ([inputs[kind + key] for key in keys] for kind in ("", "KL_"))
+            with torch.no_grad():
+                z = (log_pi(policy, *other) - log_pi(reference, *other)).mean()
+                theirs = log_pi(reference, *answer)
+            ours, weights = (
+                log_pi(policy, *answer),
+                (self.desirable_weight, self.undesirable_weight),
+            )
+            loss, seen = losses.kto_loss(ours, theirs, up, self.beta, z, *weights)
+            found = self._metrics["train" if model.training else "eval"]
+            found["kl"].append(seen["kl"].item())
+            if up.any():
+                found["rewards/chosen"].append(seen["desirable_reward"].item())
+            if not up.all():
+                found["rewards/rejected"].append(seen["undesirable_reward"].item())
+            if up.any() and not up.all():
+                found["rewards/margins"].append(seen["margin"].item())
+            return (loss, None) if return_outputs else loss
+
+    return Trainer
+
+
 def train(cfg, run):
     """Train the SFT adapter further on the thumbs cfg.data (config.Kto); leaves adapter/ and
-    the held-out loss, margin (implicit reward of liked answers less that of the others) and z₀
+    the held-out loss, margin (implicit reward β r of liked answers less that of the others) and z₀
     ("kl", in nats) in `run`.
     """
-    from trl import KTOConfig, KTOTrainer
+    from trl import KTOConfig
 
     policy = runs.policy(cfg.policy)
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
@@ -39,7 +94,7 @@ def train(cfg, run):
     up = check_sides(training, cfg)
 
     trainer = trl.train(
-        compat.takes_ids(KTOTrainer),
+        fast_trainer(),
         KTOConfig,
         model,
         tokenizer,
