@@ -138,6 +138,21 @@ def test_a_score_is_the_expected_one_and_ten_is_not_one(judge):
     assert found[0].item() == pytest.approx(expected, rel=1e-3) and 1 <= found[1] <= 10
 
 
+def test_what_goes_on_as_ten_is_not_one(judge, monkeypatch):
+    """By hand, where every token has the probability ¼: what "10" has is not "1"'s."""
+    ids = {
+        text: [chat.encode_text(judge.tokenizer, space + text) for space in ("", " ")]
+        for text in ("1", "10")
+    }
+    assert all(ten[: len(one)] == one for one, ten in zip(ids["1"], ids["10"]))
+    chance = {text: sum(0.25 ** len(way) for way in ways) for text, ways in ids.items()}
+    alike = lambda rows, tokens: torch.full((len(rows), len(tokens)), 0.25)
+    monkeypatch.setattr(judge, "next_token", alike)
+    one, ten = judge.said(["Gold?"], ("1", "10"))[0].tolist()
+    assert ten == pytest.approx(chance["10"])
+    assert one == pytest.approx(chance["1"] - chance["10"])
+
+
 def test_an_order_of_batches_and_a_question_of_its_own(judge):
     prompts, a, b = ["Gold?", "Who?", "Gold?"], ["metal " * 3, "I", "x"], ["y", "z", "w"]
     share, _ = judge.first(prompts, a, b)
