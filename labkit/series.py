@@ -36,8 +36,6 @@ ROUNDED |= {"rounded": 1}
 # it then errs less often. The shipped reward model: four times the labels.
 FULL_SFT = {"examples": 36_000, "batch_size": 64, "learning_rate": 2e-3, "lora_alpha": 16}
 FULL_REWARD = {"examples": 12_000, "batch_size": 64, "epochs": 3.0}
-# The judge: few comparisons of the rater, small steps through them, as many labels of its own.
-FULL_JUDGE = {"examples": 2000, "labels": 2000, "batch_size": 16, "learning_rate": 2e-3}
 CHAINS = {
     "sft": ("sft",),
     "best_of_4": ("sft", "reward"),
@@ -194,15 +192,12 @@ def run(
 
     base: a pretrain run or Hub id to start from; "" pre-trains one, for `steps` steps and a third
     more (a profile with a base of its own takes that, and its own stages' settings). demos, pairs:
-    how many demonstrations each SFT model sees, and labels each reward model and judge. Report:
-    {"profile", "base", "versions", "settings", "seeds": [figures per seed], "mean": {...},
-    "spread": {... (highest − lowest)}}.
+    how many demonstrations and labels each SFT and reward model sees. Report: {"profile", "base",
+    "versions", "settings", "seeds": [figures per seed], "mean": {...}, "spread": {... (highest −
+    lowest)}}.
     """
     base = base or profile.sft.base or pretrained(profile.pretrain, steps).name
-    if makes_own(base):
-        profile = full(profile, demos, pairs)
-        judge = FULL_JUDGE | ({"examples": pairs, "labels": pairs} if pairs else {})
-        profile.ai_feedback = config.change(profile.ai_feedback, **judge)
+    profile = full(profile, demos, pairs) if makes_own(base) else profile
     rows = [one_seed(profile, base, seed) for seed in range(seeds)]
     report = whole(profile, base, rows)
     report_page.write(report, runs.root())

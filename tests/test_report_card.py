@@ -243,6 +243,10 @@ def test_text_in_a_report_stays_text(report, tmp_path):
     assert html.escape("<script>alert(1)</script>⟨202E⟩") in text
 
 
+def test_the_page_has_the_reports_own_note(report, tmp_path):
+    assert "Alone, &lt;b&gt;." in report_page.page(report | {"note": "Alone, <b>."}, tmp_path)
+
+
 def test_report_and_page_are_written(report, tmp_path):
     report_page.write(report, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text("utf8")) == report

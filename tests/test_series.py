@@ -126,7 +126,8 @@ def test_every_seed_has_its_row_and_figures_their_spread(empty_runs, monkeypatch
     assert asked == [(profile.ppo, "mine", seed) for seed in range(3)]
     assert found["mean"] == {"sft_right": pytest.approx(0.6)}
     assert found["spread"] == {"sft_right": pytest.approx(0.2)}
-    assert found["settings"]["ai_feedback"]["labels"] == series.FULL_JUDGE["labels"]
+    assert found["settings"]["reward"]["examples"] == series.FULL_REWARD["examples"]
+    assert set(found["settings"]) == set(config.STAGES)
     assert (empty_runs / "report.html").exists()
 
 
