@@ -121,7 +121,7 @@ def test_a_share_of_the_labels_says_the_opposite(labels):
 
 
 def test_a_pair_breaks_up_into_two_thumbs(labels):
-    found = jobs.labels_for({"stage": "kto", "pairs": 0.5}, labels, 20, random.Random(0))
+    found = jobs.labels_for({"stage": "kto", "pairs": True}, labels, 10, random.Random(0))
     assert len(found) == 20 and found[:2] == [
         Rating("0?", "good", True),
         Rating("0?", "bad", False),
@@ -136,7 +136,7 @@ def test_thumbs_up_are_dropped_until_there_are_few(labels, downs, sides):
 
 # --- measuring, in small -------------------------------------------------------------------------
 
-FEW = (thumbs.KTO, thumbs.DPO, thumbs.BOTH_SIDES, "KTO, 1:1, λ_D = 5")
+FEW = (thumbs.KTO, thumbs.DPO, thumbs.BROKEN_UP, "KTO, 1:1, λ_D = 5")
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,11 @@ def test_the_measurement_holds_every_setting(small):
     for one in found.values():
         assert one["wins_n"] == 4 and 0 <= one["wins_greedy"] <= 1 and one["kl"] is not None
     cfg = plan.run("few-3-0").config
-    assert (cfg.desirable_weight, cfg.policy) == (5.0, plan.found("answers-0")["run"])
+    assert (cfg.desirable_weight, cfg.batch_size <= 4, cfg.policy) == (
+        5.0,
+        True,
+        plan.found("answers-0")["run"],
+    )
 
 
 def test_a_dpo_run_of_the_same_settings_is_not_made_again(small):

@@ -12,7 +12,7 @@ from labkit.labs.records import with_spread
 
 KTO, DPO = "KTO", "DPO"
 KTO_MANY, DPO_MANY = "KTO, many labels", "DPO, many labels"
-BROKEN_UP, BOTH_SIDES = "KTO, half as many pairs broken up", "KTO, as many pairs broken up"
+BROKEN_UP = "KTO, as many pairs broken up"
 SIDES = {1: (1.33, 5.0), 5: (6.67, 1.0), 10: (13.33, 1.0)}
 """{thumbs down for each thumb up: (a λ_D with λ_D n_D / (λ_U n_U) = 1.33, one far outside [1,
 1.5])}, λ_U = 1. The paper dropped 90 % of the desirable answers and took λ_D = 13.33.
@@ -21,8 +21,7 @@ FLIPPED = (0.1, 0.3)
 SETTINGS = {
     KTO: {"stage": "kto"},
     DPO: {"stage": "dpo"},
-    BROKEN_UP: {"stage": "kto", "pairs": 0.5},
-    BOTH_SIDES: {"stage": "kto", "pairs": 1.0},
+    BROKEN_UP: {"stage": "kto", "pairs": True},
     **{
         f"{name}, {share:.0%} flipped": {"stage": name.lower(), "flipped": share}
         for name in (KTO, DPO)
@@ -34,9 +33,9 @@ SETTINGS = {
         for weight in weights
     },
 }
-"""What each run changes. pairs: learn from the answers of so many pairs, in shares of the labels,
-each a thumb; flipped: this share of the labels says the opposite; downs: thumbs up are dropped
-until there are so many down for each, and weight is λ_D.
+"""What each run changes. pairs: learn from as many pairs, each broken up into two thumbs;
+flipped: this share of the labels says the opposite; downs: thumbs up are dropped until there are so
+many down for each, and weight is λ_D.
 """
 
 

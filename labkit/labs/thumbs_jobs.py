@@ -95,7 +95,9 @@ def few(plan: Plan, seed: int, setting: str) -> dict:
     name = f"few-{number}-{seed}"
     file = data.save_jsonl(labels, plan.folder / f"{name}.jsonl")
     own = {"policy": began["run"], "examples": 0, "seed": seed}
-    own |= {"desirable_weight": how["weight"]} if "weight" in how else {}
+    if stage == "kto":  # an epoch has eight steps, as on many labels
+        own |= {"batch_size": 2 * max(1, round(len(labels) / 16))}
+        own |= {"desirable_weight": how.get("weight", 1.0)}
     run = made(plan, stage, config.change(getattr(plan.profile, stage), **own), name, str(file))
     model, tokenizer = models.load_policy(runs.load(began["run"]))
     model = models.load_adapter(model, run, "new")
@@ -126,7 +128,7 @@ def labels_for(how: dict, began: dict, n: int, dice: random.Random) -> list:
         pairs = data.load_pairs(began["pairs"], n)
         return [turned(pair) if i in swap else pair for i, pair in enumerate(pairs)]
     if "pairs" in how:
-        return broken_up(data.load_pairs(began["pairs"], round(how["pairs"] * n)))
+        return broken_up(data.load_pairs(began["pairs"], n))
     thumbs = data.load_ratings(began["thumbs"], n)
     thumbs = [Rating(t.prompt, t.response, t.label ^ (i in swap)) for i, t in enumerate(thumbs)]
     return few_up(thumbs, how["downs"]) if "downs" in how else thumbs
