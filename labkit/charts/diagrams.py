@@ -9,6 +9,7 @@ don't see it, and for Colab, which shows no file beside a notebook.
 """
 
 import html
+import math
 import sys
 from pathlib import Path
 
@@ -320,6 +321,35 @@ def dpo() -> Picture:
     return page
 
 
+def kto() -> Picture:
+    """How much an answer is worth to a person, against how much more probable the policy makes it
+    than the reference does. The curve of a thumb up rises through the reference point z₀, that of a
+    thumb down falls through it; both flatten out on either side. One answer with one thumb is a
+    label: 玉山 has a thumb up, 誰來告訴我呀 a thumb down.
+    """
+    page = Picture(330)
+    page.line((40, 165), (516, 165))
+    page.line((270, 290), (270, 34))
+    page.words(270, 24, "value", SMALL, "middle", bold=True)
+    page.words(516, 190, "log π(y) / π_ref(y)", SMALL, "end", bold=True)
+    page.words(262, 306, "reference point z₀", SMALL, "middle", bold=True)
+    zs = [i / 4 for i in range(-24, 25)]
+
+    def curve(sign):
+        return [(270 + 37 * z, 165 + sign * 210 * (1 / (1 + math.exp(z)) - 0.5)) for z in zs]
+
+    page.line(*curve(1), tone=BLUE, thick=3, head=False)
+    page.line(*curve(-1), tone=RED, thick=3, dash="9 6", head=False)
+    page.words(500, 52, "thumb up", SIZE, "end", BLUE, bold=True)
+    page.words(500, 292, "thumb down (dashed)", SIZE, "end", RED, bold=True)
+    page.box(556, 40, 224, 70, "玉山。", "thumb up", tone=BLUE)
+    page.box(556, 130, 224, 70, "誰來告訴我呀？", "thumb down", tone=RED)
+    page.words(556, 236, "One answer, one thumb.", SMALL)
+    page.words(556, 260, "Gain and loss are counted", SMALL)
+    page.words(556, 282, "from z₀, and saturate.", SMALL)
+    return page
+
+
 def report_card() -> Picture:
     """The same held-out questions go to every model. Its answers are marked by the gold judge
     (right, gold mark, win rate), counted (words, hedging, apologies, refusals), scored by the
@@ -359,6 +389,7 @@ PICTURES = {
     "07": ppo,
     "08": overoptimization,
     "09": dpo,
+    "10": kto,
     "14": report_card,
 }
 
