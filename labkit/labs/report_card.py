@@ -237,9 +237,10 @@ def gains(found):
         return
     sure = [row["method"] for row in compared if beats(row)]
     rest = [row["method"] for row in compared if not beats(row)]
+    but = f"; not for {named(rest)}" if rest else ""
     yield (
         "Against greedy SFT as well as against SFT at equal entropy, interval and every seed lie"
-        f" above ½ for {named(sure)}; not for {named(rest)}."
+        f" above ½ for {named(sure)}{but}."
     )
 
 
