@@ -107,6 +107,7 @@ def test_json_arrays_gzip_bom_and_windows_lines(tmp_path, file):
     (said,) = data.load_pairs(jsonl(file, {**PAIR, "margin": 2, "confidence": 0.6}))
     assert (plain.margin, plain.confidence) == (0.0, 1.0)
     assert (said.margin, said.confidence) == (2.0, 0.6)
+    assert repr(plain).endswith("rater='')") and "margin=2.0, confidence=0.6)" in repr(said)
     odd = {**PAIR, "chosen": "one\u2028line"}  # a line separator inside a string is no end of line
     assert data.load_pairs(jsonl(file, odd))[0].chosen == "one\u2028line"
 

@@ -8,7 +8,7 @@ answers.
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 from labkit import LabError
 
@@ -38,6 +38,12 @@ class Pair:
     rater: str = ""
     margin: float = 0.0
     confidence: float = 1.0
+
+    def __repr__(self):
+        """With margin and confidence where a rater gave them."""
+        given = [f for f in fields(self) if f.default is MISSING or f.name == "rater"]
+        given += [f for f in fields(self) if f not in given and getattr(self, f.name) != f.default]
+        return f"Pair({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in given)})"
 
 
 @dataclass
