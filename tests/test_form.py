@@ -288,13 +288,13 @@ def test_ends_and_controls_are_means_with_their_spread():
         and ppo["well-formed lowest"] == ppo["greedy lowest"] == 0.8
     )
     assert (sft["kl"], ppo["kl"]) == (0.0, 1.0)
-    warm, greedy, rule, dice = form.controls(record)
+    warm, greedy, rule = form.controls(record)
     assert [one["poems"] for one in (warm, greedy, rule)] == [
         "temperature 0.5",
         "greedy",
-        "best of 2, by the rule",
+        "best of 2",
     ]
-    assert rule["well-formed"] == 0.4 and dice["well-formed highest"] == 0.2
+    assert rule["well-formed"] == 0.4 and rule["by dice"] == pytest.approx(0.1)
 
 
 def test_the_seconds_of_an_update_are_a_median():

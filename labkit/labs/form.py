@@ -489,8 +489,8 @@ def ends_of(record: dict) -> list[dict]:
 
 
 def controls(record: dict) -> list[dict]:
-    """What needs no training: the SFT poet by temperature, and the best of n by the rule beside a
-    random one of n; the share well-formed, mean, lowest and highest of the seeds.
+    """What needs no training: the SFT poet by temperature, and the best of n by the rule; the share
+    well-formed, mean, lowest and highest of the seeds, and "by dice" of a random one of the n.
     """
     poets, rows = [row["poet"] for row in record["seeds"]], []
     for t in poets[0]["temperatures"]:
@@ -499,7 +499,7 @@ def controls(record: dict) -> list[dict]:
         row |= with_spread("well-formed", [one["well-formed"] for one in each])
         rows.append(row | {"different": fmean(one["different"] for one in each)})
     for same in zip(*(poet["best_of_n"] for poet in poets), strict=True):
-        for rule in ("by the rule", "by dice"):
-            row = {"poems": f"best of {same[0]['n']}, {rule}"}
-            rows.append(row | with_spread("well-formed", [one[rule] for one in same]))
+        row = {"poems": f"best of {same[0]['n']}"}
+        row |= with_spread("well-formed", [one["by the rule"] for one in same])
+        rows.append(row | {"by dice": fmean(one["by dice"] for one in same)})
     return rows
