@@ -536,7 +536,7 @@ def test_every_notebook_shows_its_pictures_and_draws_no_boxes():
     shown = ""
     for notebook in sorted(FOLDER.glob("*.ipynb")):
         texts = texts_of(notebook)
-        assert diagrams.markdown(notebook.name[:2]) in "\n".join(texts), notebook.name
+        assert diagrams.markdown(notebook.stem.split("_")[0]) in "\n".join(texts), notebook.name
         assert not [text for text in texts if BOXES.search(text)], notebook.name
         assert not [text for text in texts if REMOTE.search(text)], notebook.name
         shown += "\n".join(texts)
