@@ -259,7 +259,7 @@ def made(*wells):
         at = {t: {"well-formed": 0.1 * seed, "different": 1.0, "kl": 0.0} for t in ("0.5", "0.0")}
         best = [{"n": 2, "by the rule": 0.4, "by dice": 0.2 * seed}]
         row = {"seed": seed, "poet": {"temperatures": at, "best_of_n": best}}
-        seeds.append(row | {"ways": {"PPO": {"curve": curve, "end": end}}})
+        seeds.append(row | {"ways": {"PPO": {"curve": curve, "end": end, "greedy": end}}})
     return {"ways": {"PPO": {"rule": "full"}}, "seeds": seeds}
 
 
@@ -283,15 +283,18 @@ def test_ends_and_controls_are_means_with_their_spread():
     record = made([0.0, 0.8], [0.0, 1.0])
     sft, ppo = form.ends_of(record)
     assert (sft["policy"], ppo["policy"]) == ("SFT", "PPO")
-    assert ppo["well-formed"] == pytest.approx(0.9) and ppo["well-formed lowest"] == 0.8
+    assert (
+        ppo["well-formed"] == pytest.approx(0.9)
+        and ppo["well-formed lowest"] == ppo["greedy lowest"] == 0.8
+    )
     assert (sft["kl"], ppo["kl"]) == (0.0, 1.0)
-    warm, greedy, rule, dice = form.controls(record)
+    warm, greedy, rule = form.controls(record)
     assert [one["poems"] for one in (warm, greedy, rule)] == [
         "temperature 0.5",
         "greedy",
-        "best of 2, by the rule",
+        "best of 2",
     ]
-    assert rule["well-formed"] == 0.4 and dice["well-formed highest"] == 0.2
+    assert rule["well-formed"] == 0.4 and rule["by dice"] == pytest.approx(0.1)
 
 
 def test_the_seconds_of_an_update_are_a_median():

@@ -469,22 +469,28 @@ def reached(record: dict, name: str, share: float = 0.9, width: int = 4) -> list
 
 
 def ends_of(record: dict) -> list[dict]:
-    """A row per policy: figures of its poems at the end, means over the seeds, and
-    "well-formed" with its lowest and highest seed. The first is the SFT poet.
+    """A row per policy: figures of its poems at the end, means over the seeds; "well-formed" with
+    its lowest and highest seed, and "greedy", the share of its likeliest poems that are
+    well-formed. The first is the SFT poet.
     """
-    found = {"SFT": [row["poet"]["temperatures"][str(TEMPERATURE)] for row in record["seeds"]]}
-    found |= {way: [row["ways"][way]["end"] for row in record["seeds"]] for way in record["ways"]}
+    seeds = record["seeds"]
+    at = [row["poet"]["temperatures"] for row in seeds]
+    found = {"SFT": [(one[str(TEMPERATURE)], one["0.0"]) for one in at]}
+    for name in record["ways"]:
+        found[name] = [(row["ways"][name]["end"], row["ways"][name]["greedy"]) for row in seeds]
     rows = []
     for name, each in found.items():
-        keys = [key for key in each[0] if key != "well-formed"]
-        row = {"policy": name, **with_spread("well-formed", [one["well-formed"] for one in each])}
-        rows.append(row | {key: fmean(one[key] for one in each) for key in keys})
+        row = {"policy": name}
+        row |= with_spread("well-formed", [end["well-formed"] for end, _ in each])
+        row |= with_spread("greedy", [greedy["well-formed"] for _, greedy in each])
+        keys = [key for key in each[0][0] if key != "well-formed"]
+        rows.append(row | {key: fmean(end[key] for end, _ in each) for key in keys})
     return rows
 
 
 def controls(record: dict) -> list[dict]:
-    """What needs no training: the SFT poet by temperature, and the best of n by the rule beside a
-    random one of n; the share well-formed, mean, lowest and highest of the seeds.
+    """What needs no training: the SFT poet by temperature, and the best of n by the rule; the share
+    well-formed, mean, lowest and highest of the seeds, and "by dice" of a random one of the n.
     """
     poets, rows = [row["poet"] for row in record["seeds"]], []
     for t in poets[0]["temperatures"]:
@@ -493,7 +499,7 @@ def controls(record: dict) -> list[dict]:
         row |= with_spread("well-formed", [one["well-formed"] for one in each])
         rows.append(row | {"different": fmean(one["different"] for one in each)})
     for same in zip(*(poet["best_of_n"] for poet in poets), strict=True):
-        for rule in ("by the rule", "by dice"):
-            row = {"poems": f"best of {same[0]['n']}, {rule}"}
-            rows.append(row | with_spread("well-formed", [one[rule] for one in same]))
+        row = {"poems": f"best of {same[0]['n']}"}
+        row |= with_spread("well-formed", [one["by the rule"] for one in same])
+        rows.append(row | {"by dice": fmean(one["by dice"] for one in same)})
     return rows

@@ -14,17 +14,18 @@ from labkit.labs.overoptimization import expected_best
 
 WAYS = {
     "PPO": {"rule": "a given rhyme", "updates": 56},
-    "GRPO": {"rule": "a given rhyme", "updates": 30},
+    "GRPO": {"rule": "a given rhyme", "updates": 56},
     "PPO, any rhyme": {"rule": "any rhyme", "updates": 14},
     "PPO, same character allowed": {"rule": "same allowed", "updates": 30},
     "PPO, characters counted": {
         "rule": "counted",
-        "updates": 16,
+        "updates": 32,
         "batch_size": 64,
         "minibatch_size": 32,
         "max_grad_norm": 1.0,
         "learning_rate": 3e-3,
         "beta": 0.0,
+        "max_kl": 10_000.0,
         "missing_eos_penalty": 0.0,
     },
 }
