@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 LAB_ARGS ?=
-PLAIN := ppo ppo_guard losses logprobs decoder rollout
+PLAIN := ppo ppo_guard losses rewards logprobs decoder rollout
 NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
 
 VENV := .venv
