@@ -16,6 +16,7 @@ import functools
 import json
 import sys
 from dataclasses import asdict, dataclass, fields, make_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -561,117 +562,67 @@ def bench_ppo(
     return report, f"{table(rows)}\n\n{lines(ratios)}"
 
 
-def bench_overoptimization(seeds: int = 3, workers: int = 0, profile: Profile = None):
-    """Proxy and gold against KL, for PPO with several cures and for best-of-n, over seeds: notebook
-    08's record. Stopped on the way, it goes on where it was.
+RECORDS = {
+    "overoptimization": (
+        "Proxy and gold against KL, for PPO with several cures and for best-of-n: notebook 08's "
+        "record.",
+        lambda lab, report: [lab.summary(report)],
+    ),
+    "form": (
+        "Rhymed quatrains by rule: our PPO, TRL's GRPO and the weak rules: notebook 08b's record.",
+        lambda lab, report: [lab.ends_of(report)],
+    ),
+    "thumbs": (
+        "KTO beside DPO: equal numbers of labels, few thumbs up, flipped labels, pairs broken "
+        "up: notebook 10's record.",
+        lambda lab, report: [lab.summary(report)],
+    ),
+    "judges": (
+        "Judges that learn from seed judgements, reward models and policies of their labels, "
+        "and their scores: notebook 11's record.",
+        lambda lab, report: [lab.summary(report), lab.policies(report), lab.of_scores(report)],
+    ),
+    "constitution": (
+        "Constitutional AI, its two halves over seeds, by kind of label: notebook 11's record.",
+        lambda lab, report: [lab.halves(report)],
+    ),
+    "self_rewarding": (
+        "A model that learns from its own verdicts, round by round: notebook 11's record.",
+        lambda lab, report: [lab.rounds(report)],
+    ),
+    "helpful_or_safe": (
+        "Two reward models, of help and of harm, every weight between them by PPO and by DPO, "
+        "and rounds of rejection sampling: notebook 12's record.",
+        lambda lab, report: [lab.front(report, way) for way in ("ppo", "dpo")],
+    ),
+    "wrong_judges": (
+        "Judges who are divided, wrong, or agree only so far, and what they make of reward "
+        "models and policies: notebook 13's record.",
+        lambda lab, report: [lab.misled(report)],
+    ),
+}
+"""The labs whose record a bench makes: {lab: (what it holds, what of it is printed)}."""
+
+
+def bench_record(lab: str):
+    """The verb that makes the record of labs/LAB_jobs.py."""
+    about, shown = RECORDS[lab]
+
+    def verb(seeds: int = 3, workers: int = 0, profile: Profile = None):
+        settings = config.profile(profile)
+        from labkit import series
+
+        view, jobs = (import_module(f"labkit.labs.{name}") for name in (lab, f"{lab}_jobs"))
+        report = jobs.measure(jobs.Plan(series.full(settings), seeds), workers)
+        return report, "\n\n".join(map(table, shown(view, report)))
+
+    verb.__doc__ = f"""{about} Stopped on the way, it goes on where it was.
 
     Args:
         seeds: How many.
         workers: Processes at once (0: as many as there are cores).
     """
-    from labkit import series
-    from labkit.labs import overoptimization
-    from labkit.labs import overoptimization_jobs as jobs
-
-    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
-    return report, table(overoptimization.summary(report))
-
-
-def bench_thumbs(seeds: int = 3, workers: int = 0, profile: Profile = None):
-    """KTO beside DPO: equal numbers of labels, few thumbs up, flipped labels, pairs broken up, over
-    seeds: notebook 10's record. Stopped on the way, it goes on where it was.
-
-    Args:
-        seeds: How many.
-        workers: Processes at once (0: as many as there are cores).
-    """
-    from labkit import series
-    from labkit.labs import thumbs
-    from labkit.labs import thumbs_jobs as jobs
-
-    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
-    return report, table(thumbs.summary(report))
-
-
-def bench_helpful_or_safe(seeds: int = 3, workers: int = 0, profile: Profile = None):
-    """Two reward models, of help and of harm, every weight between them by PPO and by DPO, and
-    rounds of rejection sampling: notebook 12's record. Stopped on the way, it goes on where it was.
-
-    Args:
-        seeds: How many.
-        workers: Processes at once (0: as many as there are cores).
-    """
-    from labkit import series
-    from labkit.labs import helpful_or_safe
-    from labkit.labs import helpful_or_safe_jobs as jobs
-
-    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
-    fronts = [table(helpful_or_safe.front(report, method)) for method in ("ppo", "dpo")]
-    return report, "\n\n".join(fronts)
-
-
-def bench_form(seeds: int = 3, workers: int = 0, profile: Profile = None):
-    """Rhymed quatrains by rule: our PPO, TRL's GRPO and the weak rules, over seeds: notebook 08b's
-    record. Stopped on the way, it goes on where it was.
-
-    Args:
-        seeds: How many.
-        workers: Processes at once (0: as many as there are cores).
-    """
-    from labkit.labs import form
-    from labkit.labs import form_jobs as jobs
-
-    report = jobs.measure(jobs.Plan(config.profile(profile), seeds), workers)
-    return report, table(form.ends_of(report))
-
-
-def bench_judges(seeds: int = 3, workers: int = 0, profile: Profile = None):
-    """Judges that learn from seed judgements, reward models and policies of their labels, and their
-    scores, over seeds: notebook 11's record. Stopped on the way, it goes on where it was.
-
-    Args:
-        seeds: How many.
-        workers: Processes at once (0: as many as there are cores).
-    """
-    from labkit import series
-    from labkit.labs import judges
-    from labkit.labs import judges_jobs as jobs
-
-    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
-    parts = judges.summary(report), judges.policies(report), judges.of_scores(report)
-    return report, "\n\n".join(map(table, parts))
-
-
-def bench_constitution(seeds: int = 3, workers: int = 0, profile: Profile = None):
-    """Constitutional AI, its two halves over seeds, by kind of label: notebook 11's record. Stopped
-    on the way, it goes on where it was.
-
-    Args:
-        seeds: How many.
-        workers: Processes at once (0: as many as there are cores).
-    """
-    from labkit import series
-    from labkit.labs import constitution
-    from labkit.labs import constitution_jobs as jobs
-
-    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
-    return report, table(constitution.halves(report))
-
-
-def bench_self_rewarding(seeds: int = 3, workers: int = 0, profile: Profile = None):
-    """A model that learns from its own verdicts, round by round, over seeds: notebook 11's record.
-    Stopped on the way, it goes on where it was.
-
-    Args:
-        seeds: How many.
-        workers: Processes at once (0: as many as there are cores).
-    """
-    from labkit import series
-    from labkit.labs import self_rewarding
-    from labkit.labs import self_rewarding_jobs as jobs
-
-    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
-    return report, table(self_rewarding.rounds(report))
+    return verb
 
 
 def bench_film(profile: Profile = None):
@@ -683,22 +634,6 @@ def bench_film(profile: Profile = None):
 
     report = bench.film_record(config.profile(profile))
     return report, "\n\n".join(str(table(film.ends(report, one), digits=2)) for one in film.KINDS)
-
-
-def bench_wrong_judges(seeds: int = 3, workers: int = 0, profile: Profile = None):
-    """Judges who are divided, wrong, or agree only so far, and what they make of reward models and
-    policies, over seeds: notebook 13's record. Stopped on the way, it goes on where it was.
-
-    Args:
-        seeds: How many.
-        workers: Processes at once (0: as many as there are cores).
-    """
-    from labkit import series
-    from labkit.labs import wrong_judges
-    from labkit.labs import wrong_judges_jobs as jobs
-
-    report = jobs.measure(jobs.Plan(series.full(config.profile(profile)), seeds), workers)
-    return report, table(wrong_judges.misled(report))
 
 
 def bench_gpu(base: str = "", peer: Peer = "", device: str = "cuda"):
@@ -731,15 +666,8 @@ VERBS = {
         "feedback": bench_feedback,
         "rollout": bench_rollout,
         "ppo": bench_ppo,
-        "overoptimization": bench_overoptimization,
-        "thumbs": bench_thumbs,
-        "form": bench_form,
-        "judges": bench_judges,
-        "constitution": bench_constitution,
-        "self-rewarding": bench_self_rewarding,
         "film": bench_film,
-        "helpful-or-safe": bench_helpful_or_safe,
-        "wrong-judges": bench_wrong_judges,
+        **{lab.replace("_", "-"): bench_record(lab) for lab in RECORDS},
         "gpu": bench_gpu,
     },
 }
