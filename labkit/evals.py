@@ -243,24 +243,31 @@ def lecture_right(model, tokenizer) -> tuple[float, int]:
 
 
 @torch.no_grad()
+def answer_logprobs(model, tokenizer, pairs) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log π of every token, 1 at response tokens), both (N, T-1), of N (prompt, answer) under the
+    active adapter; 0 where the mask is 0.
+    """
+    rows = [chat.encode(tokenizer, prompt, answer) for prompt, answer in pairs]
+    ids, attention_mask = chat.pad([ids for ids, _ in rows], tokenizer.pad_token_id)
+    response_mask, _ = chat.pad([mask for _, mask in rows], 0)
+    ids, attention_mask, response_mask = (
+        x.to(model.device) for x in (ids, attention_mask, response_mask)
+    )
+    logits = model(
+        input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask)
+    ).logits
+    mask = shift_mask(response_mask)
+    return response_logprobs(logits, ids).where(mask.bool(), 0.0), mask
+
+
+@torch.no_grad()
 def perplexity(model, tokenizer, demos, batch_size: int = 64) -> float:
     """exp of the mean negative log-probability per response token, prompt given."""
     total = count = 0
     for start in range(0, len(demos), batch_size):
-        rows = [
-            chat.encode(tokenizer, demo.prompt, demo.response)
-            for demo in demos[start : start + batch_size]
-        ]
-        ids, attention_mask = chat.pad([ids for ids, _ in rows], tokenizer.pad_token_id)
-        response_mask, _ = chat.pad([mask for _, mask in rows], 0)
-        ids, attention_mask, response_mask = (
-            x.to(model.device) for x in (ids, attention_mask, response_mask)
-        )
-        logits = model(
-            input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask)
-        ).logits
-        mask = shift_mask(response_mask)
-        total -= masked_sum(response_logprobs(logits, ids), mask).item()
+        part = demos[start : start + batch_size]
+        logprobs, mask = answer_logprobs(model, tokenizer, [(d.prompt, d.response) for d in part])
+        total -= logprobs.sum().item()
         count += mask.sum().item()
     return math.exp(total / count)
 

@@ -154,7 +154,7 @@ def test_a_best_of_a_record_has_its_random_choice_beside_it(report, tmp_path):
 
 def test_your_report_comes_before_the_projects(report, empty_runs, tmp_path, monkeypatch):
     monkeypatch.setattr(report_card, "shipped", lambda: tmp_path)
-    with pytest.raises(LabError, match="no report at .*labkit run --seeds 3"):
+    with pytest.raises(LabError, match="no report of the series at .*labkit run --seeds 3"):
         report_card.load()
     report_page.write(report, tmp_path)
     assert report_card.load() == (report, "the project's report")

@@ -16,16 +16,23 @@ def load(name: str, whole, what: str, path=None) -> dict:
     path = Path(path or runs.data_folder() / "checkpoints" / f"{name}.json")
     verb = name.replace("_", "-")
     how = f"Make one: python -m labkit bench {verb} --json > {path}"
+    return read(path, whole, f"record of {what}", how)
+
+
+def read(path: Path, whole, what: str, how: str) -> dict:
+    """The JSON of a file. LabError where it is not there, or `whole` (see `load`) says that it is
+    no such thing: what it should be, and how to make one.
+    """
     try:
-        record = json.loads(path.read_text("utf8"))
-        good = whole(record)
+        found = json.loads(path.read_text("utf8"))
+        good = whole(found)
     except OSError:
-        raise LabError(f"There is no record of {what} at {path}. {how}") from None
+        raise LabError(f"There is no {what} at {path}. {how}") from None
     except (ValueError, LookupError, TypeError):
         good = False
     if not good:
-        raise LabError(f"{path} is no record of {what}. {how}")
-    return record
+        raise LabError(f"{path} is no {what}. {how}")
+    return found
 
 
 def with_spread(name: str, values: list[float]) -> dict:

@@ -9,8 +9,9 @@ luck of the questions; the seeds beside them show that of the training.
 import json
 from statistics import fmean
 
-from labkit import LabError, charts, evals, runs
+from labkit import charts, evals, runs
 from labkit.charts.tables import number
+from labkit.labs import records
 
 NAMES = {
     "sft": "SFT",
@@ -58,16 +59,8 @@ def load() -> tuple[dict, str]:
     """
     mine, theirs = (folder / "report.json" for folder in (runs.root(), shipped()))
     path, whose = (mine, "your report") if mine.exists() else (theirs, "the project's report")
-    try:
-        report = json.loads(path.read_text("utf8"))
-        good = report["profile"] and all("sft_words" in row for row in report["seeds"])
-    except OSError:
-        raise LabError(f"There is no report at {path}. {MAKE}") from None
-    except (ValueError, LookupError, TypeError):
-        good = False
-    if not good:
-        raise LabError(f"{path} is no report of the series. {MAKE}")
-    return report, whose
+    whole = lambda report: report["profile"] and all("sft_words" in row for row in report["seeds"])
+    return records.read(path, whole, "report of the series", MAKE), whose
 
 
 def shipped():

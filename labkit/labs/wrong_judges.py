@@ -19,14 +19,13 @@ from statistics import fmean
 
 import torch
 
-from labkit import LabError, atlas, data, models, runs
+from labkit import LabError, atlas, data, evals, models, runs
 from labkit.atlas.gold import truth
 from labkit.data import chat
 from labkit.data.rows import Bad
 from labkit.feedback import agreement
 from labkit.feedback.store import Feedback, in_row
 from labkit.labs import records
-from labkit.maths.logprobs import masked_sum, position_ids, response_logprobs, shift_mask
 from labkit.maths.losses import thurstone_loss
 
 # --- (a) divided raters --------------------------------------------------------------------------
@@ -152,17 +151,9 @@ def optimum(reference, rewards, beta: float) -> list[float]:
 @torch.no_grad()
 def shares(model, tokenizer, prompts, answers) -> torch.Tensor:
     """π(answer | prompt) of the active adapter, exactly: (prompts, answers)."""
-    rows = [chat.encode(tokenizer, prompt, answer) for prompt in prompts for answer in answers]
-    ids, attention_mask = chat.pad([ids for ids, _ in rows], tokenizer.pad_token_id)
-    response_mask, _ = chat.pad([mask for _, mask in rows], 0)
-    ids, attention_mask, response_mask = (
-        x.to(model.device) for x in (ids, attention_mask, response_mask)
-    )
-    logits = model(
-        input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask)
-    ).logits
-    found = masked_sum(response_logprobs(logits, ids), shift_mask(response_mask), dim=1)
-    return found.exp().view(len(prompts), len(answers)).cpu()
+    asked = [(prompt, answer) for prompt in prompts for answer in answers]
+    logprobs, _ = evals.answer_logprobs(model, tokenizer, asked)
+    return logprobs.sum(1).exp().view(len(prompts), len(answers)).cpu()
 
 
 class Distribution:
