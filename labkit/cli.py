@@ -305,7 +305,7 @@ def speaker(name: str):
     """The run to talk to: `name`, else your newest run that can talk, else the shipped one that is
     furthest along.
     """
-    own = [run for run in runs.listing() if run.stage in TALKS][-1:]
+    own = [run for run in runs.series() if run.stage in TALKS][-1:]
     came = filter(None, map(runs.shipped, TALKS))
     run = runs.load(name) if name else next(iter([*own, *came]), None)
     if run is None:

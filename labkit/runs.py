@@ -224,11 +224,12 @@ def _busy(partial: Path) -> bool:
 
 
 @contextlib.contextmanager
-def start(stage: str, cfg, name: str | None = None):
+def start(stage: str, cfg, name: str | None = None, aside: bool = False):
     """Begin a run: yields a Run in a hidden folder that gets its real name only when the block ends
     well.
 
-    Args: stage, one of STAGES; cfg, the stage's dataclass; name, else the next free `stage-NNN`.
+    Args: stage, one of STAGES; cfg, the stage's dataclass; name, else the next free `stage-NNN`;
+    aside, an experiment beside the series: no later stage goes on from it unless it is named.
     Raises LabError when the name is taken or unfit, another process trains under it, or the disk is
     full.
     """
@@ -249,12 +250,8 @@ def start(stage: str, cfg, name: str | None = None):
             f"There is an unfinished run {name!r} with a checkpoint. Go on with it"
             f" (runs.resume({name!r})), choose another name, or delete {partial}."
         )
-    run = Run(
-        partial,
-        stage,
-        name,
-        {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()},
-    )
+    info = {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()}
+    run = Run(partial, stage, name, info | ({"aside": True} if aside else {}))
     shutil.rmtree(partial, ignore_errors=True)
     with _at_work(run):
         run.note()
@@ -400,6 +397,11 @@ def listing() -> list[Run]:
     ]
 
 
+def series() -> list[Run]:
+    """Every whole run but the experiments aside (see `start`), oldest first."""
+    return [run for run in listing() if not run.info.get("aside")]
+
+
 def load(name: str) -> Run:
     """The run called `name`: in root(), or "shipped/STAGE"."""
     if name.startswith("shipped/"):
@@ -436,7 +438,8 @@ def policy(name: str = "") -> Run:
 
 
 def latest(stage: str, name: str = "") -> Run:
-    """The run `name` if given, else your newest whole run of `stage`, else the shipped checkpoint.
+    """The run `name` if given, else your newest whole run of `stage` that was not an experiment
+    aside (see `start`), else the shipped checkpoint.
 
     Of pretrain runs the one that read the most tokens is taken, yours or the shipped one.
     """
@@ -445,7 +448,7 @@ def latest(stage: str, name: str = "") -> Run:
         if run.stage != stage:
             raise LabError(f"{name!r} is a {run.stage} run, but a {stage} run is needed here.")
         return run
-    own, came = [run for run in listing() if run.stage == stage], shipped(stage)
+    own, came = [run for run in series() if run.stage == stage], shipped(stage)
     run = own[-1] if own else came
     if (
         stage == "pretrain" and own and came

@@ -93,6 +93,34 @@ def test_a_committed_notebook_has_the_form(path):
     assert faults(nbformat.read(path, 4), path.name, path.stat().st_size) == []
 
 
+ON_THE_LINE = ("pretrain", "poems")  # the base that read most goes on; nothing goes on from a poet
+
+
+def left_behind(notebook) -> list[str]:
+    """The runs that a notebook leaves for later ones to go on from, as their cells begin them."""
+    begun = [
+        line.strip()
+        for cell in notebook.cells
+        for line in cell.source.splitlines()
+        if "runs.start(" in line and "aside=True" not in line
+    ]
+    return [line for line in begun if not any(f'"{stage}"' in line for stage in ON_THE_LINE)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_only_the_labs_of_the_series_leave_runs_behind(path):
+    line = {"02": "sft", "06": "reward", "07": "ppo", "09": "dpo"}
+    begun = left_behind(nbformat.read(path, 4))
+    stage = line.get(path.stem.split("_")[0])
+    assert all(f'"{stage}"' in one for one in begun) and bool(begun) == bool(stage)
+
+
+def test_a_run_left_behind_is_seen():
+    source = 'with runs.start("sft", cfg) as run:\n    runs.start("ppo", cfg, aside=True)'
+    cells = [nbformat.v4.new_code_cell(source)]
+    assert left_behind(nbformat.v4.new_notebook(cells=cells)) == source.splitlines()[:1]
+
+
 def test_the_notebooks_share_one_setup_cell():
     assert {path.stem[:2] for path in NOTEBOOKS} >= set("00 01 02 05 06 07 08 09 14".split())
     assert len({setup_cell(nbformat.read(path, 4)) for path in NOTEBOOKS}) == 1

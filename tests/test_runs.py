@@ -218,6 +218,16 @@ def test_latest_is_the_newest_own_run_then_the_shipped_one(root, tmp_path):
         runs.load("d")
 
 
+def test_an_experiment_aside_is_taken_by_name_alone(root):
+    make(name="series")
+    with runs.start("sft", config.Sft(), "experiment", aside=True):
+        pass
+    assert runs.latest("sft").name == "series" and runs.policy().name == "series"
+    assert runs.latest("sft", "experiment").info["aside"]
+    assert [run.name for run in runs.listing()] == ["series", "experiment"]
+    assert [run.name for run in runs.series()] == ["series"]
+
+
 def test_where_runs_are_kept(monkeypatch, tmp_path):
     monkeypatch.delenv("LABKIT_RUNS")
     assert runs.root().name == "runs" and runs.listing is not None

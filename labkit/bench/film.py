@@ -25,7 +25,7 @@ def film_record(profile: config.Profile, seed: int = 0) -> dict:
     for beta in film.BETAS:
         own = {"policy": sft.name, "reward": reward.name, "seed": seed, "updates": UPDATES}
         cfg = config.change(profile.ppo, beta=beta, target_kl=0.0, checkpoint_every=0, **own)
-        run = stages.train("ppo", cfg, listen=charts.live, probe=probe)
+        run = stages.train("ppo", cfg, listen=charts.live, aside=True, probe=probe)
         lines = run.metrics()
         found["runs"][str(beta)] = {"kl": [round(line["kl"], 3) for line in lines]} | {
             question: [line["film"][question] for line in lines] for question in film.KINDS

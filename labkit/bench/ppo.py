@@ -112,7 +112,7 @@ def last_token_reward(cfg) -> runs.Run:
     if run.config.reads == "last":
         return run
     say(f"{run.name} reads the mean of all tokens; training one that reads the last, as the peer's")
-    return stages.train("reward", config.change(run.config, reads="last"))
+    return stages.train("reward", config.change(run.config, reads="last"), aside=True)
 
 
 class Bench:

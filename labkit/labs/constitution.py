@@ -200,7 +200,8 @@ def reviser(profile: config.Profile, policy: runs.Run, n: int = 1200) -> runs.Ru
         return shipped
     print(f"An adapter for the base of {policy.name} is taught: minutes.", file=sys.stderr)
     cfg = config.change(profile.sft, learning_rate=2e-3)
-    return stages.train("sft", on(seeds(n), runs.root() / "seeds.jsonl", cfg, policy))
+    taught = on(seeds(n), runs.root() / "seeds.jsonl", cfg, policy)
+    return stages.train("sft", taught, aside=True)
 
 
 def helpful_only(n: int, seed: int = 0) -> list[Demo]:

@@ -171,7 +171,7 @@ def fine_tune(base: str, seed: int = 0, name: str | None = None, n: int = 1600, 
     file = data.save_jsonl(demos, runs.root() / f"poet-demos-{seed}.jsonl")
     sizes = dict(examples=0, max_prompt_tokens=16, max_response_tokens=LONGEST)
     cfg = config.Sft(base=base, data=str(file), seed=seed, **sizes)
-    with runs.start("poet", cfg, name) as run:
+    with runs.start("poet", cfg, name, aside=True) as run:
         sft.train(cfg, run)
     return run
 
@@ -301,7 +301,7 @@ def learn(method: str, policy: str, base: str, judge: Judge, name: str | None = 
     make = ppo_settings if method == "PPO" else Grpo
     cfg = make(policy=policy, base=base, prompts=str(file), **changes)
     train = ppo.train if method == "PPO" else grpo
-    with runs.start("poet", cfg, name) as run:
+    with runs.start("poet", cfg, name, aside=True) as run:
         train(cfg, run, judge=judge)
     return run
 

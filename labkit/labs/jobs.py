@@ -132,14 +132,14 @@ def sft_of(profile: config.Profile, seed: int) -> runs.Run:
         if run.stage == "sft" and run.info.get("base", {}).get("fingerprint") == base:
             if asdict(run.config) | any_base == asdict(cfg) | any_base:
                 return run
-    return all_stages.train("sft", cfg)
+    return all_stages.train("sft", cfg, aside=True)
 
 
 def made(stage: str, cfg, name: str, train) -> runs.Run:
     """The run of this name; where there is none yet, train(cfg, run) makes it."""
     if (runs.root() / name / "run.json").exists():
         return runs.load(name)
-    with runs.start(stage, cfg, name) as run:
+    with runs.start(stage, cfg, name, aside=True) as run:
         train(cfg, run)
     return run
 

@@ -10,13 +10,15 @@ from importlib import import_module
 from labkit import LabError, runs
 
 
-def train(stage: str, cfg, name: str | None = None, listen=None, **more) -> runs.Run:
+def train(
+    stage: str, cfg, name: str | None = None, listen=None, aside: bool = False, **more
+) -> runs.Run:
     """Train one stage into a run of its own; returns the whole run.
 
-    listen: a function of the run → a listener to what it logs (charts.live); more: for the stage's
-    own `train`.
+    name, aside: as runs.start takes them; listen: a function of the run → a listener to what it
+    logs (charts.live); more: for the stage's own `train`.
     """
-    with runs.start(stage, cfg, name) as run:
+    with runs.start(stage, cfg, name, aside) as run:
         if listen:
             run.listeners.append(listen(run))
         module(stage).train(cfg, run, **more)
