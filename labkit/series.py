@@ -222,20 +222,19 @@ def trained(profile: config.Profile, base: str, seed: int) -> dict[str, runs.Run
     """
     sft = stage("sft", config.change(profile.sft, base=base, seed=seed))
 
-    def then(name, **settings):
+    def then(name, aside=False, **settings):
         cfg = getattr(profile, name)
         cfg = config.change(cfg, base=base, policy=sft.name, seed=seed, **settings)
-        return stage(name, cfg, **({"probe": evals.probe} if name == "ppo" else {}))
+        return stage(name, cfg, aside=aside, **({"probe": evals.probe} if name == "ppo" else {}))
 
-    # First what follows the judge: a notebook takes the newest run of a stage, which should be the
-    # one that learned from the rater.
-    judge = then("ai_feedback")
-    ai_reward = then("reward", data=str(judge.path / "pairs.jsonl"))
-    parts = {"ai_feedback": judge, "ai_reward": ai_reward}
-    parts["rlaif"] = then("ppo", reward=ai_reward.name)
-    parts |= {"sft": sft, "reward": then("reward")}
+    parts = {"sft": sft, "reward": then("reward")}
     parts["ppo"] = then("ppo", reward=parts["reward"].name)
-    return parts | {"dpo": then("dpo"), "kto": then("kto")}
+    parts |= {"dpo": then("dpo"), "kto": then("kto"), "ai_feedback": then("ai_feedback")}
+    labels = str(parts["ai_feedback"].path / "pairs.jsonl")
+    # Aside: a notebook goes on from what learned from the rater.
+    parts["ai_reward"] = then("reward", aside=True, data=labels)
+    parts["rlaif"] = then("ppo", aside=True, reward=parts["ai_reward"].name)
+    return parts
 
 
 def one_seed(profile: config.Profile, base: str, seed: int) -> dict:
