@@ -352,8 +352,6 @@ def grpo(cfg: Grpo, run, judge: Judge):
     """Improve a policy with TRL's GRPOTrainer; leaves adapter/ in `run`. transformers' `generate`
     samples. Logs what TRL reports: reward, kl, entropy, the share of groups without a difference.
     """
-    from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     policy = runs.policy(cfg.policy)
@@ -362,18 +360,17 @@ def grpo(cfg: Grpo, run, judge: Judge):
     asked = data.load_prompts(cfg.prompts)
     chat.check_lengths(tokenizer, asked, cfg.max_prompt_tokens)
     random.Random(cfg.seed).shuffle(asked)
-    rows = [{"prompt": f"{chat.USER}{prompt}{chat.AI}"} for prompt in asked]
-    arguments = GRPOConfig(
-        output_dir=str(run.path),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+    trainer = trl.fit(
+        functools.partial(GRPOTrainer, reward_funcs=[judge]),
+        GRPOConfig,
+        model,
+        tokenizer,
+        [{"prompt": f"{chat.USER}{prompt}{chat.AI}"} for prompt in asked],
+        cfg,
+        run,
         logging_steps=1,
-        use_cpu=runs.device().type == "cpu",
         bf16=False,
-        seed=cfg.seed,
         max_steps=cfg.updates,
-        learning_rate=cfg.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=3,
         per_device_train_batch_size=cfg.batch_size,
@@ -386,19 +383,7 @@ def grpo(cfg: Grpo, run, judge: Judge):
         max_grad_norm=0.1,
         gradient_checkpointing=False,
     )
-    with compat.float32_trainables(model):
-        trainer = GRPOTrainer(
-            model=model,
-            reward_funcs=[judge],
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            callbacks=[trl.stop_when_not_finite(), run.trainer_callback()],
-        )
-    trainer.remove_callback(PrinterCallback)
-    with trl.enough_memory():
-        trainer.train()
-    models.save_adapter(model.eval(), run, "default")
+    models.save_adapter(model, run, "default")
     run.info["policy"] = models.adapter_id(policy)
     return trainer
 
