@@ -325,10 +325,11 @@ def test_the_whole_measurement_in_small(poet, monkeypatch, capsys):
     monkeypatch.setattr(jobs, "Plan", lambda profile, seeds: Plan(profile, seeds, **small))
     sizes, group = form.ppo_settings, form.Grpo
     tiny = dict(batch_size=8, minibatch_size=4)
-    monkeypatch.setattr(form, "ppo_settings", lambda **own: sizes(**{**own, **tiny}))
-    monkeypatch.setattr(form, "Grpo", lambda **own: group(**{**own, "batch_size": 8, "group": 4}))
-    few = form.fine_tune
-    monkeypatch.setattr(form, "fine_tune", lambda *a, **own: few(*a, **own, n=32))
+    monkeypatch.setattr(form.learning, "ppo_settings", lambda **own: sizes(**{**own, **tiny}))
+    few = dict(batch_size=8, group=4)
+    monkeypatch.setattr(form.learning, "Grpo", lambda **own: group(**{**own, **few}))
+    taught = form.fine_tune
+    monkeypatch.setattr(form, "fine_tune", lambda *a, **own: taught(*a, **own, n=32))
     assert cli.main(["bench", "form", "--seeds", "1", "--workers", "1", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     (row,) = record["seeds"]

@@ -372,7 +372,8 @@ def small(tmp_path_factory):
         patch.setenv("LABKIT_RUNS", str(tmp_path_factory.mktemp("wrong")))
         kept = {name: wrong.SETTINGS[name] for name in (wrong.ALL, wrong.SAME_TIME)}
         patch.setattr(wrong, "SETTINGS", kept)
-        patch.setattr(wrong, "SPLITS", {"70:30": 0.7})
+        for place in (wrong, wrong.record):
+            patch.setattr(place, "SPLITS", {"70:30": 0.7})
         patch.setattr(wrong, "RUNS", [("70:30", 0.5)])
         patch.setattr(wrong, "ASKED", 1)
         every = jobs.facts

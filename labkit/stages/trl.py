@@ -26,38 +26,32 @@ def enough_memory():
     )
 
 
-@compat.quiet()
 def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **options):
-    """Train `model` on `rows` (dicts of token-id lists with a "length") and return TRL's trainer.
+    """`fit` for `rows` that are dicts of token-id lists with a "length".
 
     AdamW, linear warm-up over a tenth of the steps, then a cosine to zero. For a large model, rows
     of like length share a batch, which saves padding; a small one reached a lower held-out loss
-    with mixed batches: length goes with style. What TRL reports goes to run.log; nothing is printed
-    and no checkpoint is written. `options` go into `config_class` as they are, another order
-    of the rows among them. Raises LabError at the first gradient or loss that is no number, and
-    where memory runs out.
+    with mixed batches: length goes with style. `options` go into `config_class` as they are,
+    another order of the rows among them.
     """
-    from datasets import Dataset
-    from transformers import PrinterCallback
-
-    device, large = runs.device().type, models.describe(model)["parameters"] > LARGE
+    large = models.describe(model)["parameters"] > LARGE
     most = min(cfg.batch_size, 8) if large else cfg.batch_size
     micro = max(n for n in range(1, most + 1) if cfg.batch_size % n == 0)
     order = {"train_sampling_strategy": "group_by_length" if large else "random"}
-    arguments = config_class(
-        output_dir=str(run.path),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+    return fit(
+        trainer_class,
+        config_class,
+        model,
+        tokenizer,
+        rows,
+        cfg,
+        run,
         logging_steps=5,
         logging_first_step=True,
         logging_nan_inf_filter=False,
-        use_cpu=device == "cpu",
         bf16=model.dtype == torch.bfloat16,
         fp16=model.dtype == torch.float16,
-        seed=cfg.seed,
         num_train_epochs=cfg.epochs,
-        learning_rate=cfg.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
         per_device_train_batch_size=micro,
@@ -66,8 +60,29 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
         gradient_checkpointing=large,
         remove_unused_columns=False,
         max_length=None,
-        dataloader_pin_memory=device == "cuda",
+        dataloader_pin_memory=runs.device().type == "cuda",
         **order | options,
+    )
+
+
+@compat.quiet()
+def fit(trainer_class, config_class, model, tokenizer, rows, cfg, run, **arguments):
+    """Train `model` on `rows` by the `arguments` of `config_class`; returns TRL's trainer. What it
+    reports goes to run.log; nothing is printed and no checkpoint is written. Raises LabError at the
+    first gradient or loss that is no number, and where memory runs out.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    arguments = config_class(
+        output_dir=str(run.path),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=runs.device().type == "cpu",
+        seed=cfg.seed,
+        learning_rate=cfg.learning_rate,
+        **arguments,
     )
     with compat.float32_trainables(model):
         trainer = trainer_class(
