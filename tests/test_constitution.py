@@ -47,7 +47,7 @@ def test_a_constitution_needs_a_principle_that_says_something():
 
 def test_a_revision_is_asked_by_the_critique_or_by_the_principle():
     asked = con.critique_prompt("Who?", "Me.", con.PLAIN)
-    assert asked == f"{con.PLAIN.text} What is wrong?\nWho?\nMe."
+    assert asked == f"{con.PLAIN.text}\nWho?\nMe.\n{con.PLAIN.text} What is wrong?"
     told = con.revision_prompt("Who?", "Me.", con.PLAIN, "Rude.")
     assert told == "Me.\nRude. Answer again: Who?"
     by_rule = con.revision_prompt("誰？", "我。", con.PLAIN)
@@ -132,9 +132,11 @@ def test_seeds_are_training_phrasings_and_cases_to_try_on_are_not():
     assert con.seeds(5, 1) == con.seeds(5, 1) != con.seeds(5, 2)
 
 
-def test_a_share_of_the_cases_has_a_fault():
-    shares = [sum(bool(c.wrong) for c in con.cases(300, faulty=f)) / 300 for f in (0.0, 0.6, 1.0)]
-    assert shares[0] == 0 and 0.5 < shares[1] < 0.7 and shares[2] == 1
+def test_half_of_the_cases_of_every_principle_have_a_fault():
+    found = con.cases(600)
+    for principle in con.CONSTITUTION:
+        faulty = [bool(case.wrong) for case in found if case.principle == principle]
+        assert len(faulty) == 200 and 0.4 < sum(faulty) / 200 < 0.6
 
 
 def test_the_helpful_only_demonstrations_refuse_no_request():

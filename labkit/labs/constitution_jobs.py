@@ -26,7 +26,7 @@ class Plan(jobs.Plan):
     name = "constitution"
     demos: int = 900
     """Demonstrations of a model that helps with everything."""
-    cases: int = 1200
+    cases: int = 2000
     """Seed cases, of three demonstrations each."""
     prompts: int = 500
     """Of the red team, answered and revised."""
@@ -40,7 +40,8 @@ class Plan(jobs.Plan):
     """Held-out cases that the adapter is tried on."""
 
     def decides(self) -> tuple:
-        return con.CONSTITUTION, con.KINDS, con.FINE, tuple(con.FAULTS.items())
+        asked = con.critique_prompt("p", "a", con.PLAIN)
+        return con.CONSTITUTION, con.KINDS, con.FINE, tuple(con.FAULTS.items()), con.TEACHING, asked
 
     def lines(self) -> list[list[tuple]]:
         seeds = range(self.seeds)
@@ -54,10 +55,10 @@ class Plan(jobs.Plan):
             [(f"reinforced-{kind}-{s}", reinforced, (s, kind)) for s, kind in kinds],
         ]
 
-    def sft(self, seed: int, name: str, policy: runs.Run, demos: list) -> runs.Run:
+    def sft(self, seed: int, name: str, policy: runs.Run, demos: list, **settings) -> runs.Run:
         """The seed's SFT run of this name, on demonstrations of our own, from a policy."""
         file = self.folder / f"{name}-{seed}.jsonl"
-        cfg = con.on(demos, file, self.profile.sft, policy, seed)
+        cfg = con.on(demos, file, config.change(self.profile.sft, **settings), policy, seed)
         train = all_stages.module("sft").train
         return jobs.made("sft", cfg, f"11-{self.key}-{name}-{seed}", train)
 
@@ -90,7 +91,7 @@ def taught(plan: Plan, seed: int) -> dict:
     phrasings that no seed has (con.tried).
     """
     sft = jobs.sft_of(plan.profile, seed)
-    run = plan.sft(seed, "taught", sft, con.seeds(plan.cases, seed))
+    run = plan.sft(seed, "taught", sft, con.seeds(plan.cases, seed), **con.TEACHING)
     return {"run": run.name, **con.tried(*models.load_policy(run), plan.tried, seed)}
 
 
