@@ -161,7 +161,7 @@ def test_the_shipped_reviser_is_taken_only_for_its_own_base(monkeypatch, tmp_pat
         con.runs, "shipped", lambda stage: here if stage == "constitution" else None
     )
     monkeypatch.setattr(con.runs, "root", lambda: tmp_path)
-    monkeypatch.setattr(con.stages, "train", lambda stage, cfg: (stage, cfg))
+    monkeypatch.setattr(con.stages, "train", lambda stage, cfg, aside: (stage, cfg))
     assert con.reviser(config.tiny(), here) is here
     stage, cfg = con.reviser(config.tiny(), other, n=3)
     assert (stage, cfg.policy, cfg.batch_size) == ("sft", "other", con.BATCH)
@@ -324,9 +324,7 @@ def test_no_such_record_is_one_clear_sentence(small, tmp_path):
         with pytest.raises(LabError, match="broken.json is no record"):
             con.load(tmp_path / "broken.json")
     (tmp_path / "good.json").write_text(json.dumps(record), "utf8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(con, "KINDS", ("soft", "coin"))
-        assert con.load(tmp_path / "good.json") == record
+    assert con.load(tmp_path / "good.json") == record
 
 
 @pytest.mark.skipif(
@@ -351,6 +349,5 @@ def test_the_command_prints_the_record(small, monkeypatch, capsys):
     monkeypatch.setattr(jobs, "measure", asked)
     assert cli.main(["bench", "constitution", "--json", "--workers", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["asked"] == [3, "tiny", 1]
-    monkeypatch.setattr(con, "KINDS", ("soft", "coin"))
     assert cli.main(["bench", "constitution"]) == 0
     assert "revised, direct" in capsys.readouterr().out
