@@ -576,7 +576,7 @@ def test_every_notebook_shows_its_pictures_and_draws_no_boxes():
         assert not [text for text in texts if BOXES.search(text)], notebook.name
         assert not [text for text in texts if REMOTE.search(text)], notebook.name
         shown += "\n".join(texts)
-    # 10 and 11 are drawn; their notebooks are to come.
+    # 11 is drawn; its notebook is to come.
     drawn = [name for name in diagrams.PICTURES if name in there]
     assert [name for name in drawn if diagrams.markdown(name) not in shown] == []
 

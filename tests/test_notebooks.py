@@ -122,7 +122,7 @@ def test_a_run_left_behind_is_seen():
 
 
 def test_the_notebooks_share_one_setup_cell():
-    assert {path.stem[:2] for path in NOTEBOOKS} >= set("00 01 02 05 06 07 08 09 14".split())
+    assert {path.stem[:2] for path in NOTEBOOKS} >= set("00 01 02 05 06 07 08 09 10 14".split())
     assert len({setup_cell(nbformat.read(path, 4)) for path in NOTEBOOKS}) == 1
 
 

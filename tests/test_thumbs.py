@@ -84,6 +84,18 @@ def test_no_such_record_is_one_clear_sentence(tmp_path):
     assert thumbs.load(tmp_path / "good.json") == json.loads(json.dumps(made(0.5)))
 
 
+def test_the_shipped_record_is_whole():
+    record = thumbs.load()
+    assert (runs.data_folder() / "checkpoints" / "thumbs.json").stat().st_size < 300_000
+    assert len(record["seeds"]) >= 3 and record["settings"] == json.loads(
+        json.dumps(thumbs.SETTINGS)
+    )
+    for row in record["seeds"]:
+        assert all(one["wins_n"] >= 200 for one in (*row["many"].values(), *row["runs"].values()))
+        assert set(row["runs"]) == set(thumbs.SETTINGS)
+    assert len(thumbs.summary(record)) == len(thumbs.SETTINGS) + 2
+
+
 # --- labels --------------------------------------------------------------------------------------
 
 
