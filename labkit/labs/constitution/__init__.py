@@ -8,7 +8,7 @@ taught to critique, to revise and to judge by seeds, demonstrations that are wri
 atlas's styles: it knows these principles, and no other.
 
 principles.py  the list, and what is asked: critique, revision
-seeds.py       what the adapter is taught, and how well it does
+teaching.py    what the adapter is taught by, and how well it does
 critic.py      the second half: the critic as a judge, and its labels
 record.py      what came out over seeds; constitution_jobs.py trained everything
 """
@@ -17,4 +17,4 @@ record.py      what came out over seeds; constitution_jobs.py trained everything
 from labkit.labs.constitution.critic import *
 from labkit.labs.constitution.principles import *
 from labkit.labs.constitution.record import *
-from labkit.labs.constitution.seeds import *
+from labkit.labs.constitution.teaching import *

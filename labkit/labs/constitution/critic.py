@@ -10,7 +10,7 @@ import torch
 from labkit import atlas
 from labkit.data import Demo, Pair, chat
 from labkit.labs.constitution.principles import critique_prompt
-from labkit.labs.constitution.seeds import FINE, MANNERED
+from labkit.labs.constitution.teaching import FINE, MANNERED
 from labkit.labs.verdicts import tossed
 from labkit.rollout import judging
 
