@@ -169,9 +169,16 @@ class Page:
     def cells(self) -> int:
         return self.page.evaluate("() => jupyterapp.shell.currentWidget.content.widgets.length")
 
-    def texts(self) -> list[str]:
-        """The prompt and the answers, as they stand on the screen."""
-        return self.panel.locator(".labkit-text:visible").all_text_contents()
+    def texts(self, wanted=None) -> list[str]:
+        """The prompt and the answers, as they stand on the screen; wanted (in any order): what is
+        waited for, as prompt and answers come in messages of their own on a busy machine.
+        """
+        for _ in range(100):
+            seen = self.panel.locator(".labkit-text:visible").all_text_contents()
+            if wanted is None or sorted(seen) == sorted(wanted):
+                break
+            time.sleep(0.1)
+        return seen
 
     def rated(self, count, of):
         self.panel.get_by_text(f"{count} of {of} rated").wait_for()
@@ -309,9 +316,9 @@ def test_model_text_is_text_in_the_browser(lab, browser):
     page.on("dialog", lambda dialog: pytest.fail(f"a dialog: {dialog.message}"))
     for i, evil in enumerate(EVIL):
         view.rated(i, len(EVIL))
-        prompt, *answers = view.texts()
-        assert prompt == visible(evil, newline="\n")
-        assert sorted(answers) == sorted((prompt, "short"))
+        shown = visible(evil, newline="\n")
+        prompt, *answers = view.texts(wanted=(shown, shown, "short"))
+        assert prompt == shown and sorted(answers) == sorted((shown, "short"))
         seen = page.evaluate("""() => {
             const panel = document.querySelector('.labkit-panel').getBoundingClientRect();
             const texts = [...document.querySelectorAll('.labkit-panel .labkit-text')];
