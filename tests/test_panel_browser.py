@@ -217,10 +217,10 @@ def test_rate_undo_reload_restart_and_go_on(lab, browser):
 
     def rate(press, tags=(), note=""):
         """One verdict, pressed by mouse or by keyboard; what it must become in the store."""
-        prompt, *answers = view.texts()
+        asked, responses = items[len(expected)]
+        prompt, *answers = view.texts(wanted=(asked, *responses))
         said = rng.choice(("A is better", "B is better", "Same", "Skip"))
         press(said)
-        asked, responses = items[len(expected)]
         assert prompt == asked and sorted(answers) == sorted(responses)
         verdict = {"Same": "same", "Skip": "skip"}.get(said)
         if verdict is None:
