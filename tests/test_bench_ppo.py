@@ -277,6 +277,8 @@ def test_a_reward_model_that_reads_the_mean_is_trained_again_at_the_last_token(w
     monkeypatch.setitem(run.info["config"], "reads", "mean")
     monkeypatch.setattr(runs, "latest", lambda *_: run)
     asked = {}
-    monkeypatch.setattr(bench_ppo.stages, "train", lambda stage, cfg: asked.update({stage: cfg}))
+    train = lambda stage, cfg, aside: asked.update(stage=stage, cfg=cfg, aside=aside)
+    monkeypatch.setattr(bench_ppo.stages, "train", train)
     bench_ppo.last_token_reward(world)
-    assert asked == {"reward": config.change(run.config, reads="last")}
+    mended = config.change(run.config, reads="last")
+    assert asked == {"stage": "reward", "cfg": mended, "aside": True}
