@@ -189,7 +189,14 @@ def games() -> Picture:
     page = Picture(330)
     columns = (
         (BLUE, "a game 電玩", "screen", "actor 演員", "left · right · fire", "aliens shot"),
-        (GREEN, "language 語言模型", "words so far", "language model", "next token", "a judge 👍"),
+        (
+            GREEN,
+            "language 語言模型",
+            "words so far",
+            "language model",
+            "next token",
+            "a judge 回饋",
+        ),
     )
     for i, (tone, name, seen, who, action, paid) in enumerate(columns):
         left = 24 + i * 396
@@ -204,7 +211,7 @@ def games() -> Picture:
         page.line((left + 290, 212), (left + 290, 238))
         page.box(left + 190, 244, 166, 52, paid, "reward", tone=RED, size=SMALL)
         page.line((left + 186, 270), (left + 152, 270), tone=PURPLE)
-        page.box(left, 244, 146, 52, "critic", "what was expected?", tone=PURPLE, size=SMALL)
+        page.box(left, 244, 146, 52, "critic", "what it expected", tone=PURPLE, size=SMALL)
     page.line((400, 50), (400, 300), tone=RULE, head=False)
     page.words(
         24, 320, "one game from start to end = one answer; better than expected: do it more", SMALL

@@ -45,6 +45,9 @@ class Plan(jobs.Plan):
 
     name = "games"
     seeds: int = 5
+    """Of the ladder and of CartPole."""
+    aside: int = 3
+    """Seeds of everything else, at most."""
     updates: int = 50
     """Of every version of the ladder."""
     short: int = 25
@@ -60,20 +63,18 @@ class Plan(jobs.Plan):
         return REUSE, MAZES, POLES, PPO, learning.GAMMA, learning.RATE, learning.HIDDEN
 
     def lines(self) -> list[list[tuple]]:
-        def line(job, names=("",)):
-            kind = job.__name__
-            return [
-                (f"{kind}-{s}-{i}", job, (s, n))
-                for s in range(self.seeds)
-                for i, n in enumerate(names)
-            ]
+        def line(job, names=("",), seeds=min(self.aside, self.seeds)):
+            kind, found = job.__name__, []
+            for seed in range(seeds):
+                found += [(f"{kind}-{seed}-{i}", job, (seed, n)) for i, n in enumerate(names)]
+            return found
 
         ladder = [name for name in VERSIONS if name != "PPO"]
         return [
-            line(rung, ladder),
+            line(rung, ladder, self.seeds),
             line(reuse, REUSE) + line(shaping, paying.WAYS),
             line(curiosity, MAZES) + line(imitate),
-            line(balance),
+            line(balance, seeds=self.seeds),
             [("speed", speed, ())],
         ]
 
@@ -186,5 +187,8 @@ def measure(plan: Plan, workers: int = 1) -> dict:
         else:
             seed, way = arguments
             found.setdefault(kind, []).append({"seed": seed, "way": way, **row})
-    sizes = {name: getattr(plan, name) for name in ("seeds", "updates", "short", "games", "shown")}
+    sizes = {
+        name: getattr(plan, name)
+        for name in ("seeds", "aside", "updates", "short", "games", "shown")
+    }
     return view.whole(jobs.rounded({"sizes": sizes | {"steps": plan.steps}, **found}))
