@@ -63,7 +63,9 @@ class Plan(jobs.Plan):
         return REUSE, MAZES, POLES, PPO, learning.GAMMA, learning.RATE, learning.HIDDEN
 
     def lines(self) -> list[list[tuple]]:
-        def line(job, names=("",), seeds=min(self.aside, self.seeds)):
+        aside = min(self.aside, self.seeds)
+
+        def line(job, names=("",), seeds=aside):
             kind, found = job.__name__, []
             for seed in range(seeds):
                 found += [(f"{kind}-{seed}-{i}", job, (seed, n)) for i, n in enumerate(names)]
@@ -72,9 +74,9 @@ class Plan(jobs.Plan):
         ladder = [name for name in VERSIONS if name != "PPO"]
         return [
             line(rung, ladder, self.seeds),
-            line(reuse, REUSE) + line(shaping, paying.WAYS),
-            line(curiosity, MAZES) + line(imitate),
+            line(shaping, paying.WAYS) + line(curiosity, MAZES) + line(imitate),
             line(balance, seeds=self.seeds),
+            line(reuse, REUSE),
             [("speed", speed, ())],
         ]
 
