@@ -45,9 +45,6 @@ class Plan(jobs.Plan):
 
     name = "games"
     seeds: int = 5
-    """Of the ladder and of CartPole."""
-    aside: int = 3
-    """Seeds of everything else, at most."""
     updates: int = 50
     """Of every version of the ladder."""
     short: int = 25
@@ -63,19 +60,17 @@ class Plan(jobs.Plan):
         return REUSE, MAZES, POLES, PPO, learning.GAMMA, learning.RATE, learning.HIDDEN
 
     def lines(self) -> list[list[tuple]]:
-        aside = min(self.aside, self.seeds)
-
-        def line(job, names=("",), seeds=aside):
+        def line(job, names=("",)):
             kind, found = job.__name__, []
-            for seed in range(seeds):
+            for seed in range(self.seeds):
                 found += [(f"{kind}-{seed}-{i}", job, (seed, n)) for i, n in enumerate(names)]
             return found
 
         ladder = [name for name in VERSIONS if name != "PPO"]
         return [
-            line(rung, ladder, self.seeds),
+            line(rung, ladder),
             line(shaping, paying.WAYS) + line(curiosity, MAZES) + line(imitate),
-            line(balance, seeds=self.seeds),
+            line(balance),
             line(reuse, REUSE),
             [("speed", speed, ())],
         ]
@@ -189,8 +184,5 @@ def measure(plan: Plan, workers: int = 1) -> dict:
         else:
             seed, way = arguments
             found.setdefault(kind, []).append({"seed": seed, "way": way, **row})
-    sizes = {
-        name: getattr(plan, name)
-        for name in ("seeds", "aside", "updates", "short", "games", "shown")
-    }
+    sizes = {name: getattr(plan, name) for name in ("seeds", "updates", "short", "games", "shown")}
     return view.whole(jobs.rounded({"sizes": sizes | {"steps": plan.steps}, **found}))
