@@ -25,9 +25,9 @@ TILES = {
     WALL: ("########",) * 8,
     GOAL: ("...##...", "..####..", ".######.", "########", ".######.", "..####..", "...##...")
     + ("........",),
-    GAP: ("........",) * 8,
+    GAP: ("...#....",) * 8,
 }
-FAINT = 5  # the colour of the dots between cells
+FAINT = 5  # the colour of the dots between cells, and of the line between two films
 
 
 def boards(seen) -> np.ndarray:
@@ -94,7 +94,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def _tile(thing) -> np.ndarray:
     filled = np.array([[dot == "#" for dot in row] for row in TILES[thing]])
-    return (filled * (FAINT if thing == EMPTY else thing)).astype(np.uint8)
+    return (filled * (FAINT if thing in (EMPTY, GAP) else thing)).astype(np.uint8)
 
 
 TILE_COLOURS = np.stack([_tile(thing) for thing in sorted(TILES)])

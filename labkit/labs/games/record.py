@@ -7,8 +7,8 @@ from labkit.labs import records
 
 def whole(record: dict) -> dict:
     """The record itself; a LookupError or TypeError where it is none."""
-    assert_of = {"rung": "curve", "reuse": "curve", "shaping": "paid", "curiosity": "cells"}
-    for kind, key in (assert_of | {"imitate": "copy", "balance": "steps"}).items():
+    keys = {"rung": "curve", "reuse": "curve", "shaping": "paid", "curiosity": "cells"}
+    for kind, key in (keys | {"imitate": "copy", "balance": "steps"}).items():
         record[kind][0][key], record["sizes"]["seeds"], record["speed"]["learning"]
     return record
 
@@ -28,16 +28,16 @@ def ways(record: dict, kind: str) -> list[str]:
     return list(dict.fromkeys(row["way"] for row in record[kind]))
 
 
-def curves(record: dict, kind: str, key: str = "curve", every: int = 5) -> dict[str, list[dict]]:
-    """{way: rows} for charts.bands: "update", "score" (mean of the seeds over the last `every`
-    updates) with "score lowest" and "score highest".
+def curves(record: dict, kind: str, key: str = "curve", every: int = 5, name: str = "score"):
+    """{way: rows} for charts.bands: "update", `name` (of the list `key`, mean of the seeds over the
+    last `every` updates) with "NAME lowest" and "NAME highest".
     """
     found = {}
     for way in ways(record, kind):
         seeds = [row[key] for row in of(record, kind, way)]
         found[way] = [
             {"update": end}
-            | records.with_spread("score", [fmean(one[end - every : end]) for one in seeds])
+            | records.with_spread(name, [fmean(one[end - every : end]) for one in seeds])
             for end in range(every, min(map(len, seeds)) + 1, every)
         ]
     return found
