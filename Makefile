@@ -81,7 +81,7 @@ $(READY): requirements.lock pyproject.toml
 # The lock holds neither torch's CUDA packages (torch asks for its own where they are wanted) nor what only a browser build needs.
 lock: ## for maintainers: resolve requirements.lock again after editing pyproject.toml (needs uv)
 	mkdir -p build && sed '/^[^#]/,$$d' requirements.lock > build/lock.head
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra dev --extra go --universal --python-version 3.11 \
 		--annotation-style line --no-header --quiet --output-file requirements.lock
 	grep -vE '^(nvidia|cuda|triton|httpx2-jsfetch)' requirements.lock | cat build/lock.head - > build/lock
 	mv build/lock requirements.lock

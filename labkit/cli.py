@@ -590,6 +590,11 @@ RECORDS = {
         "A model that learns from its own verdicts, round by round: notebook 11's record.",
         lambda lab, report: [lab.rounds(report)],
     ),
+    "games": (
+        "Space Invaders from version 0 to PPO, reward shaping, curiosity, imitation, and "
+        "CartPole: notebook 03's record.",
+        lambda lab, report: [lab.record.summary(report)],
+    ),
     "helpful_or_safe": (
         "Two reward models, of help and of harm, every weight between them by PPO and by DPO, "
         "and rounds of rejection sampling: notebook 12's record.",
@@ -608,18 +613,19 @@ def bench_record(lab: str):
     """The verb that makes the record of labs/LAB_jobs.py."""
     about, shown = RECORDS[lab]
 
-    def verb(seeds: int = 3, workers: int = 0, profile: Profile = None):
+    def verb(seeds: int | None = None, workers: int = 0, profile: Profile = None):
         settings = config.profile(profile)
         from labkit import series
 
         view, jobs = (import_module(f"labkit.labs.{name}") for name in (lab, f"{lab}_jobs"))
-        report = jobs.measure(jobs.Plan(series.full(settings), seeds), workers)
+        many = {} if seeds is None else {"seeds": seeds}  # else the lab's own number
+        report = jobs.measure(jobs.Plan(series.full(settings), **many), workers)
         return report, "\n\n".join(map(table, shown(view, report)))
 
     verb.__doc__ = f"""{about} Stopped on the way, it goes on where it was.
 
     Args:
-        seeds: How many.
+        seeds: How many; else 3 (games: 5).
         workers: Processes at once (0: as many as there are cores).
     """
     return verb

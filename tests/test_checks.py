@@ -82,6 +82,16 @@ def expected_best(scores, gold, n, key=None):
     return picks / math.comb(len(order), n)
 
 
+def to_go(rewards, gamma):
+    return [sum(gamma**n * r for n, r in enumerate(rewards[t:])) for t in range(len(rewards))]
+
+
+def centred(to_go, mask, mean=None):
+    played = [x for x, m in zip(to_go, mask) if m]
+    mean = fmean(played) if mean is None else mean(to_go)
+    return [(x - mean) * m for x, m in zip(to_go, mask)]
+
+
 def collapse(ref, p, beta):
     odds = ref / (1 - ref) * (p / (1 - p)) ** (1 / beta)
     return odds / (1 + odds)
@@ -407,6 +417,33 @@ FUNCTIONS = {
                 lambda p, clamp: math.log(clamp / (1 - clamp)) if clamp < 1 else margin_of(p),
                 "stays",
             ),
+        ],
+    ),
+    "to_go": (
+        [to_go],
+        [
+            (lambda rewards, gamma: rewards, "the steps before the hit earn it too"),
+            (lambda rewards, gamma: [sum(rewards)] * len(rewards), "not that step's doing"),
+            (lambda rewards, gamma: to_go([*rewards[1:], 0], gamma), "earn it too"),
+            (lambda rewards, gamma: to_go(rewards, 1.0), "γ once for every step between"),
+            (
+                lambda rewards, gamma: [
+                    sum(rewards[t : t + 1]) + gamma * sum(rewards[t + 1 :])
+                    for t in range(len(rewards))
+                ],
+                "two steps before",
+            ),
+            (lambda rewards, gamma: [gamma * g for g in to_go(rewards, gamma)], "two steps before"),
+        ],
+    ),
+    "baseline": (
+        [centred],
+        [
+            (lambda to_go, mask: to_go, "what is left is"),
+            (lambda to_go, mask: centred(to_go, mask, fmean), "was not played"),
+            (lambda to_go, mask: centred(to_go, mask, max), "what is left is"),
+            (lambda to_go, mask: [x - fmean(to_go[:2]) for x in to_go], "leave it out"),
+            (lambda to_go, mask: [-x for x in centred(to_go, mask)], "what is left is"),
         ],
     ),
     "collapse": (

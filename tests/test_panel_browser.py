@@ -425,3 +425,35 @@ def test_every_mode_fits_every_width_and_hears_its_keys(lab, browser, mode):
     assert one.tags == ("hedging",) and one.verdict == verdict(one.shown)
     view.page.set_viewport_size({"width": 1280, "height": 900})
     view.page.close()
+
+
+class Game(Page):
+    """A notebook in JupyterLab, and notebook 03's game in it."""
+
+    def ready(self):
+        self.page.locator(".labkit-panel[data-keys] .labkit-board img").first.wait_for()
+
+
+def test_a_game_is_played_by_keyboard_and_mouse_to_its_end_and_beyond(lab, browser):
+    cell = """
+from labkit.labs.games.playing import Play
+panel = Play(seed=3, limit=4)
+panel"""
+    view = Game(lab, browser, "play", cell, "after = 1")
+    head, status = (view.panel.locator(f".labkit-{part}") for part in ("head", "status"))
+    assert view.panel.get_attribute("aria-label") == "Space Invaders"
+    assert view.panel.locator("[role=status]").count() == 1
+    view.pictures("game")
+    view.panel.locator(".labkit-board").click()
+    for step, key in enumerate(("ArrowLeft", "Space", "ArrowRight"), 1):
+        view.page.keyboard.press(key)
+        head.get_by_text(f"step {step} of 4").wait_for()
+    view.panel.get_by_role("button", name="Fire").click()
+    status.get_by_text("Time is up. Press N for a new game.").wait_for()
+    view.page.keyboard.press("Space")  # over: it says so, and the notebook goes on
+    status.get_by_text("This game is over").wait_for()
+    view.page.keyboard.press("n")
+    head.get_by_text("game 2 · step 0 of 4").wait_for()
+    view.page.reload()  # a closed tab: what was played is in the kernel
+    view.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+    assert view.cells() == 2

@@ -180,6 +180,45 @@ def lora() -> Picture:
     return page
 
 
+def games() -> Picture:
+    """One loop, played twice. In the game the actor (a net) sees the screen, chooses left, right or
+    fire, and an alien is shot: reward 1. In language the model sees the question and the words so
+    far, chooses the next token, and at the end a judge likes the answer. Action is token, policy is
+    language model, episode is answer, reward is judge, critic is critic.
+    """
+    page = Picture(330)
+    columns = (
+        (BLUE, "a game 電玩", "screen", "actor 演員", "left · right · fire", "aliens shot"),
+        (
+            GREEN,
+            "language 語言模型",
+            "words so far",
+            "language model",
+            "next token",
+            "a judge 回饋",
+        ),
+    )
+    for i, (tone, name, seen, who, action, paid) in enumerate(columns):
+        left = 24 + i * 396
+        page.words(left + 178, 34, name, LARGE, "middle", tone, bold=True)
+        page.box(left, 56, 130, 56, seen, "observation", tone=GREY, size=SMALL)
+        page.line((left + 134, 84), (left + 218, 84))
+        page.box(left + 224, 56, 132, 56, who, "policy", tone=tone, size=SMALL)
+        page.line((left + 290, 116), (left + 290, 150))
+        page.box(left + 190, 156, 166, 52, action, "action", tone=tone, size=SMALL)
+        page.line((left + 186, 182), (left + 65, 182), (left + 65, 118))
+        page.words(left + 76, 174, "again and again", SMALL)
+        page.line((left + 290, 212), (left + 290, 238))
+        page.box(left + 190, 244, 166, 52, paid, "reward", tone=RED, size=SMALL)
+        page.line((left + 186, 270), (left + 152, 270), tone=PURPLE)
+        page.box(left, 244, 146, 52, "critic", "what it expected", tone=PURPLE, size=SMALL)
+    page.line((400, 50), (400, 300), tone=RULE, head=False)
+    page.words(
+        24, 320, "one game from start to end = one answer; better than expected: do it more", SMALL
+    )
+    return page
+
+
 def feedback() -> Picture:
     """Under the question 請用 50 字介紹大型語言模型 stand two responses, 1 / 2 and 2 / 2, and
     the buttons Better, Worse and Same. A click on Better becomes a row in the store (prompt,
@@ -514,6 +553,7 @@ PICTURES = {
     "01": chain,
     "02": conversation,
     "02-lora": lora,
+    "03": games,
     "05": feedback,
     "06": reward,
     "07": ppo,

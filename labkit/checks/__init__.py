@@ -11,6 +11,7 @@ from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
 from labkit.checks.form import check_leave_one_out, check_rule
+from labkit.checks.games import check_baseline, check_to_go
 from labkit.checks.helpful_or_safe import check_coin, check_margin_loss, check_piecewise
 from labkit.checks.instruction_tuning import check_merged, check_response_mask
 from labkit.checks.kto import check_mismatched, check_pull
@@ -24,6 +25,7 @@ from labkit.checks.wrong_judges import check_ceiling, check_collapse, check_thur
 
 __all__ = [
     "check_answer",
+    "check_baseline",
     "check_best_of_n_kl",
     "check_bits_per_character",
     "check_both_orders",
@@ -60,5 +62,6 @@ __all__ = [
     "check_surprise",
     "check_temperature_of",
     "check_thurstone",
+    "check_to_go",
     "check_wilson",
 ]

@@ -30,7 +30,7 @@ function render({ el }) {
   function dress() {
     root ??= el.closest(".labkit-panel");
     if (!root) return;
-    Object.assign(root, { tabIndex: 0, role: "group", ariaLabel: "Rating panel" });
+    Object.assign(root, { tabIndex: 0, role: "group", ariaLabel: root.title || "Rating panel" });
     root.dataset.keys = "";
     root.querySelector(".labkit-status")?.setAttribute("role", "status");
     for (const part of root.querySelectorAll("[class*=labkit-key-]")) {
