@@ -94,9 +94,9 @@ class Play:
             self.buttons[name] = button
         moves = widgets.Box(list(self.buttons.values())).add_class("labkit-verdicts")
         parts = (self._head, self._board, moves, self._status)
-        hidden = (widgets.HTML(f"<style>{CSS}</style>"), Keys())
+        hidden = (widgets.HTML(f"<style>{CSS}</style>"), Keys(label="Space Invaders"))
         self.widget = widgets.Box([*parts, *(one.add_class("labkit-hidden") for one in hidden)])
-        self.widget.add_class("labkit-panel").tooltip = "Space Invaders"
+        self.widget.add_class("labkit-panel")
 
     def _draw(self, said: str):
         hint = '<span class="labkit-hint">click in the panel to use the keys</span>'
