@@ -9,7 +9,7 @@ const keyOf = (event) =>
 
 const control = (part) => (part.matches("button") ? part : part.querySelector("input"));
 
-function render({ el }) {
+function render({ model, el }) {
   let root, focused;
   const keyed = (key) =>
     [...root.querySelectorAll(`.labkit-key-${CSS.escape(key)}`)].find((part) => part.checkVisibility());
@@ -30,7 +30,7 @@ function render({ el }) {
   function dress() {
     root ??= el.closest(".labkit-panel");
     if (!root) return;
-    Object.assign(root, { tabIndex: 0, role: "group", ariaLabel: root.title || "Rating panel" });
+    Object.assign(root, { tabIndex: 0, role: "group", ariaLabel: model.get("label") });
     root.dataset.keys = "";
     root.querySelector(".labkit-status")?.setAttribute("role", "status");
     for (const part of root.querySelectorAll("[class*=labkit-key-]")) {

@@ -21,6 +21,7 @@ from statistics import median
 
 import anywidget
 import ipywidgets as widgets
+import traitlets
 
 from labkit import LabError
 from labkit.charts.tables import visible
@@ -54,9 +55,12 @@ CSS = Path(__file__).with_suffix(".css").read_text("utf8")
 
 
 class Keys(anywidget.AnyWidget):
-    """Hears the keys of the panel in which it stands (panels.js)."""
+    """Hears the keys of the panel in which it stands (panels.js). label: what a screen reader calls
+    the panel.
+    """
 
     _esm = Path(__file__).with_suffix(".js")
+    label = traitlets.Unicode("Rating panel").tag(sync=True)
 
 
 @dataclass(frozen=True)

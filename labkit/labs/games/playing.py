@@ -93,10 +93,11 @@ class Play:
             button.on_click(lambda _, name=name: self.press(name))
             self.buttons[name] = button
         moves = widgets.Box(list(self.buttons.values())).add_class("labkit-verdicts")
-        parts = (self._head, self._board, moves, self._status)
-        hidden = (widgets.HTML(f"<style>{CSS}</style>"), Keys())
+        foot = widgets.Box([self._status]).add_class("labkit-foot")
+        parts = (self._head, self._board, moves, foot)
+        hidden = (widgets.HTML(f"<style>{CSS}</style>"), Keys(label="Space Invaders"))
         self.widget = widgets.Box([*parts, *(one.add_class("labkit-hidden") for one in hidden)])
-        self.widget.add_class("labkit-panel").tooltip = "Space Invaders"
+        self.widget.add_class("labkit-panel")
 
     def _draw(self, said: str):
         hint = '<span class="labkit-hint">click in the panel to use the keys</span>'
