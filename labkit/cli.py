@@ -563,6 +563,11 @@ def bench_ppo(
 
 
 RECORDS = {
+    "games.go": (
+        "Go on 5×5: a net that imitates game records, then plays earlier versions of itself, "
+        "against everybody: notebook 04's record. Standard error names the folder of its nets.",
+        lambda lab, report: [lab.summary(report)],
+    ),
     "overoptimization": (
         "Proxy and gold against KL, for PPO with several cures and for best-of-n: notebook 08's "
         "record.",
@@ -602,6 +607,11 @@ RECORDS = {
     ),
 }
 """The labs whose record a bench makes: {lab: (what it holds, what of it is printed)}."""
+
+
+def verb_of(lab: str) -> str:
+    """The name of a record's verb: "games.go" → "go"."""
+    return lab.rpartition(".")[2].replace("_", "-")
 
 
 def bench_record(lab: str):
@@ -667,7 +677,7 @@ VERBS = {
         "rollout": bench_rollout,
         "ppo": bench_ppo,
         "film": bench_film,
-        **{lab.replace("_", "-"): bench_record(lab) for lab in RECORDS},
+        **{verb_of(lab): bench_record(lab) for lab in RECORDS},
         "gpu": bench_gpu,
     },
 }

@@ -1,0 +1,82 @@
+"""Notebook 04's Go on a small board: the rules (OpenSpiel's), a mediocre teacher's game records, a
+small net that learns from them and then from its own games, a board to play it on, its record.
+"""
+
+from labkit.labs.games.go.board import Board, Play
+from labkit.labs.games.go.learn import (
+    Episodes,
+    Net,
+    SelfPlay,
+    episodes,
+    imitate,
+    improve,
+    lessons,
+    load_net,
+    matched_temperature,
+    opinions,
+    player,
+    save_net,
+    self_play,
+    turned,
+)
+from labkit.labs.games.go.picture import boards
+from labkit.labs.games.go.record import against, curve, load, summary
+from labkit.labs.games.go.rules import (
+    KOMI,
+    Played,
+    anywhere,
+    before,
+    legal,
+    match,
+    move,
+    name,
+    new,
+    planes,
+    starts,
+    tree_search,
+)
+from labkit.labs.games.go.sacrifice import RIDDLE, given_up, riddle, won_after
+from labkit.labs.games.go.teacher import SIMULATIONS, read, teacher
+
+__all__ = [
+    "Board",
+    "Episodes",
+    "KOMI",
+    "Net",
+    "Play",
+    "Played",
+    "RIDDLE",
+    "SIMULATIONS",
+    "SelfPlay",
+    "against",
+    "anywhere",
+    "before",
+    "boards",
+    "curve",
+    "episodes",
+    "given_up",
+    "imitate",
+    "improve",
+    "legal",
+    "lessons",
+    "load",
+    "load_net",
+    "match",
+    "matched_temperature",
+    "move",
+    "name",
+    "new",
+    "opinions",
+    "planes",
+    "player",
+    "read",
+    "riddle",
+    "save_net",
+    "self_play",
+    "starts",
+    "summary",
+    "teacher",
+    "tree_search",
+    "turned",
+    "won_after",
+]

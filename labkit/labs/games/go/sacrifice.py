@@ -1,0 +1,69 @@
+"""珍瓏棋局: a position in which the move that looks lost wins.
+
+In the novel 天龍八部 the riddle on the board is solved by a stone that kills one's own group; with
+those stones gone there is room to win. Here: a move after which the other can take the stone at
+once (and what stands with it), and which is yet the only one that wins.
+"""
+
+from labkit.labs.games.go import rules
+from labkit.labs.games.go.picture import stones
+
+
+def chain(letters: str, size: int, point: int) -> tuple[set[int], set[int]]:
+    """The stones that stand together with the one at `point`, and their liberties (free points
+    beside them). letters: a board as of picture.stones.
+    """
+    group, liberties, todo = {point}, set(), [point]
+    while todo:
+        here = todo.pop()
+        for beside in neighbours(here, size):
+            if letters[beside] == "+":
+                liberties.add(beside)
+            elif letters[beside] == letters[point] and beside not in group:
+                group.add(beside)
+                todo.append(beside)
+    return group, liberties
+
+
+def neighbours(point: int, size: int) -> list[int]:
+    row, column = divmod(point, size)
+    found = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+    return [r * size + c for r, c in found if 0 <= r < size and 0 <= c < size]
+
+
+def given_up(state, where: int) -> int:
+    """How many stones the other could take at once, were this move made: those of the chain that it
+    joins, if that is left with one liberty, and nothing was taken by it.
+    """
+    size, letters = rules.size_of(state), stones(state)
+    if where == size * size:
+        return 0
+    after = state.child(where)
+    then = stones(after)
+    group, liberties = chain(then, size, where)
+    took = len(letters.replace("+", "")) + 1 > len(then.replace("+", ""))
+    at_once = len(liberties) == 1 and next(iter(liberties)) in after.legal_actions()
+    return len(group) if at_once and not took else 0
+
+
+def won_after(state, where: int, simulations: int = 2000, games: int = 20, seed: int = 0):
+    """(share, games) that the mover wins after this move, if both then search deeply."""
+    deep = [rules.tree_search(rules.size_of(state), simulations, seed + k) for k in range(2)]
+    played = rules.match(*deep, games, begin=[state.child(where)] * games)
+    other = played.scores[::2], played.scores[1::2]
+    # In the even games the first player is to move, and that is the other one.
+    won = len(other[0]) - sum(other[0]) + sum(other[1])
+    return won / games, games
+
+
+RIDDLE = []
+"""The moves that lead to the riddle, on 5×5, and the one that solves it."""
+
+
+def riddle():
+    """(the position, the move that wins)."""
+    *moves, answer = RIDDLE
+    state = rules.starts(5, 1)[0]
+    for where in moves:
+        rules.move(state, where)
+    return state, answer
