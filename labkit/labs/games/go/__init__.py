@@ -21,6 +21,7 @@ from labkit.labs.games.go.learn import (
 )
 from labkit.labs.games.go.picture import boards
 from labkit.labs.games.go.record import against, curve, load, summary
+from labkit.labs.games.go.records import SIMULATIONS, read, teacher
 from labkit.labs.games.go.rules import (
     KOMI,
     Played,
@@ -36,7 +37,6 @@ from labkit.labs.games.go.rules import (
     tree_search,
 )
 from labkit.labs.games.go.sacrifice import RIDDLE, given_up, riddle, won_after
-from labkit.labs.games.go.teacher import SIMULATIONS, read, teacher
 
 __all__ = [
     "Board",

@@ -48,12 +48,13 @@ def given_up(state, where: int) -> int:
 
 def won_after(state, where: int, simulations: int = 2000, games: int = 20, seed: int = 0):
     """(share, games) that the mover wins after this move, if both then search deeply."""
+    begin = state.child(where)
+    if begin.is_terminal():
+        return (begin.returns()[state.current_player()] + 1) / 2, games
     deep = [rules.tree_search(rules.size_of(state), simulations, seed + k) for k in range(2)]
-    played = rules.match(*deep, games, begin=[state.child(where)] * games)
-    other = played.scores[::2], played.scores[1::2]
     # In the even games the first player is to move, and that is the other one.
-    won = len(other[0]) - sum(other[0]) + sum(other[1])
-    return won / games, games
+    scores = rules.match(*deep, games, begin=[begin] * games).scores
+    return sum(score if i % 2 else 1 - score for i, score in enumerate(scores)) / games, games
 
 
 RIDDLE = []

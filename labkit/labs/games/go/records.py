@@ -1,6 +1,6 @@
 """Game records (棋譜) of the teacher, a Monte Carlo tree search of few simulations.
 
-    python -m labkit.labs.games.go.teacher --size 5 --games 4000
+    python -m labkit.labs.games.go.records --size 5 --games 4000
 
 writes data/go/records_5.txt.gz: a game a line, a letter a move. a is the corner a1, b the next
 point of its row; the last letter is the pass.
@@ -45,7 +45,7 @@ def read(size: int = 5, file: Path | None = None) -> list[list[int]]:
     except FileNotFoundError:
         raise LabError(
             f"There are no game records for {size} × {size} at {file}. Make some: "
-            f"python -m labkit.labs.games.go.teacher --size {size}"
+            f"python -m labkit.labs.games.go.records --size {size}"
         ) from None
     except (OSError, EOFError, ValueError) as error:
         raise LabError(f"{file} holds no game records ({error}).") from None
