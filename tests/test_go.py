@@ -11,6 +11,7 @@ import torch
 from labkit import LabError, runs
 from labkit.labs.games import go, go_jobs
 from labkit.labs.games.go import learn, picture, records, rules, sacrifice
+from labkit.labs.games.go import net as net_module
 from labkit.maths import policy_gradient
 
 PASS = 25
@@ -266,8 +267,8 @@ def test_the_matched_temperature_matches():
     t = go.matched_temperature(wide, narrow, games)
     seen, _ = go.lessons(games)
     with torch.no_grad():
-        warm = learn.entropy((wide(seen)[0] / t).log_softmax(1)).mean()
-        assert abs(warm - learn.entropy(narrow(seen)[0]).mean()) < 0.01
+        warm = net_module.entropy((wide(seen)[0] / t).log_softmax(1)).mean()
+        assert abs(warm - net_module.entropy(narrow(seen)[0]).mean()) < 0.01
 
 
 # --- 珍瓏棋局 -------------------------------------------------------------------------------------

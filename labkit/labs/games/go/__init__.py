@@ -5,20 +5,15 @@ small net that learns from them and then from its own games, a board to play it 
 from labkit.labs.games.go.board import Board, Play
 from labkit.labs.games.go.learn import (
     Episodes,
-    Net,
     SelfPlay,
     episodes,
     imitate,
     improve,
     lessons,
-    load_net,
-    matched_temperature,
-    opinions,
-    player,
-    save_net,
     self_play,
     turned,
 )
+from labkit.labs.games.go.net import Net, load_net, matched_temperature, opinions, player, save_net
 from labkit.labs.games.go.picture import boards
 from labkit.labs.games.go.record import against, curve, load, summary
 from labkit.labs.games.go.records import SIMULATIONS, read, teacher
