@@ -31,7 +31,7 @@ from labkit.labs.games.go.rules import (
     starts,
     tree_search,
 )
-from labkit.labs.games.go.sacrifice import RIDDLE, given_up, riddle, won_after
+from labkit.labs.games.go.sacrifice import given_up, won_after
 
 __all__ = [
     "Board",
@@ -40,7 +40,6 @@ __all__ = [
     "Net",
     "Play",
     "Played",
-    "RIDDLE",
     "SIMULATIONS",
     "SelfPlay",
     "against",
@@ -65,7 +64,6 @@ __all__ = [
     "planes",
     "player",
     "read",
-    "riddle",
     "save_net",
     "self_play",
     "starts",
