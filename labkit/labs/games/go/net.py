@@ -98,8 +98,8 @@ def matched_temperature(net: Net, other: Net, games: list[list[int]]) -> float:
     """The temperature at which net's moves vary as much as other's, in the positions of `games`."""
     seen = torch.cat([rules.planes(rules.before(game, net.size)) for game in games])
     (wide, _), target = net(seen), entropy(other(seen)[0]).mean()
-    low, high = 0.02, 2.0
-    for _ in range(20):
+    low, high = 0.001, 2.0
+    for _ in range(25):
         middle = (low + high) / 2
         above = entropy((wide / middle).log_softmax(1)).mean() > target
         low, high = (low, middle) if above else (middle, high)

@@ -1,8 +1,8 @@
 """珍瓏棋局: a position in which the move that looks lost wins.
 
 In the novel 天龍八部 the riddle on the board is solved by a stone that kills one's own group; with
-those stones gone there is room to win. Here: a move after which the other can take the stone at
-once (and what stands with it), and which is yet the only one that wins.
+those stones gone there is room to win. Here: a move after which the other can take stones at once,
+and which yet wins where the moves that save them lose.
 """
 
 from labkit.labs.games.go import rules
@@ -32,18 +32,21 @@ def neighbours(point: int, size: int) -> list[int]:
 
 
 def given_up(state, where: int) -> int:
-    """How many stones the other could take at once, were this move made: those of the chain that it
-    joins, if that is left with one liberty, and nothing was taken by it.
+    """How many stones of the mover, at most, the other could take with its next move, were this
+    move made; 0 if the move takes stones itself.
     """
-    size, letters = rules.size_of(state), stones(state)
-    if where == size * size:
-        return 0
+    size, colour, letters = rules.size_of(state), "XO"[state.current_player()], stones(state)
     after = state.child(where)
     then = stones(after)
-    group, liberties = chain(then, size, where)
-    took = len(letters.replace("+", "")) + 1 > len(then.replace("+", ""))
-    at_once = len(liberties) == 1 and next(iter(liberties)) in after.legal_actions()
-    return len(group) if at_once and not took else 0
+    took = letters.count("+") - then.count("+") < (where < size * size)
+    found, seen = 0, set()
+    for point, stone in enumerate(then):
+        if stone == colour and point not in seen:
+            group, liberties = chain(then, size, point)
+            seen |= group
+            if len(liberties) == 1 and next(iter(liberties)) in after.legal_actions():
+                found = max(found, len(group))
+    return 0 if took else found
 
 
 def won_after(state, where: int, simulations: int = 2000, games: int = 20, seed: int = 0):
