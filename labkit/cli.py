@@ -590,6 +590,11 @@ RECORDS = {
         "A model that learns from its own verdicts, round by round: notebook 11's record.",
         lambda lab, report: [lab.rounds(report)],
     ),
+    "games.go": (
+        "Go on 5×5: a net that imitates game records, then plays earlier versions of itself, "
+        "against everybody: notebook 04's record. Standard error names the folder of its nets.",
+        lambda lab, report: [lab.summary(report)],
+    ),
     "games": (
         "Space Invaders from version 0 to PPO, reward shaping, curiosity, imitation, and "
         "CartPole: notebook 03's record.",
@@ -607,6 +612,11 @@ RECORDS = {
     ),
 }
 """The labs whose record a bench makes: {lab: (what it holds, what of it is printed)}."""
+
+
+def verb_of(lab: str) -> str:
+    """The name of a record's verb: "games.go" → "go"."""
+    return lab.rpartition(".")[2].replace("_", "-")
 
 
 def bench_record(lab: str):
@@ -673,7 +683,7 @@ VERBS = {
         "rollout": bench_rollout,
         "ppo": bench_ppo,
         "film": bench_film,
-        **{lab.replace("_", "-"): bench_record(lab) for lab in RECORDS},
+        **{verb_of(lab): bench_record(lab) for lab in RECORDS},
         "gpu": bench_gpu,
     },
 }
