@@ -64,6 +64,8 @@ def said(state, heat=None, most: int = 3) -> str:
 def _board(left, title, state, heat, ringed) -> list[str]:
     size = rules.size_of(state)
     first, last = EDGE, EDGE + CELL * (size - 1)
+    passing = heat.get(size * size, 0)
+    title += f" · pass {passing:.0%}" if passing >= 0.005 else ""
     parts = [
         _words(left + EDGE / 2 + 4, 24, title, 14, "start", bold=True),
         f'<rect x="{left + 14}" y="34" width="{last + EDGE - 16}" height="{last + EDGE - 16}"'
