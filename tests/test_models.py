@@ -263,9 +263,16 @@ def test_head_normalises_by_hand():
     assert models.Head(9999).weight.std().item() == pytest.approx(0.01, rel=0.05)  # 1/√(d + 1)
 
 
-def test_export_language_model(sft_run, tmp_path):
+def test_export_language_model(sft_run, tmp_path, monkeypatch):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def without_template(*args, **how):
+        model, tokenizer = models.load_base(*args, **how)
+        tokenizer.chat_template = None
+        return model, tokenizer
+
+    monkeypatch.setattr(models.exporting, "load_base", without_template)
 
     folder = models.export(sft_run, tmp_path / "merged")
     exported, tokenizer = (
@@ -273,6 +280,7 @@ def test_export_language_model(sft_run, tmp_path):
         AutoTokenizer.from_pretrained(folder),
     )
     ids = chat.encode_prompt(tokenizer, "What is gold?")
+    assert tokenizer.decode(ids) == "USER:What is gold?AI:" and tokenizer.chat_template  # carried
     plain = models.load_base("tiny-base", quantize=False)[0]
     adapted = PeftModel.from_pretrained(plain, sft_run.path / "adapter")
     torch.testing.assert_close(logits(exported, ids), logits(adapted, ids), atol=1e-4, rtol=1e-4)

@@ -247,29 +247,24 @@ class Dense:
             x = x + mlp(norm_2(x))
         return self.norm(x)
 
+    def for_groups(self, readable):
+        """What queries may read, (B, 1, L, T), as `attention` takes it: (B, 1, groups · L, T)."""
+        return readable.repeat(1, 1, self.heads // self.kv_heads, 1)
+
     def hidden_at(self, ids, attention_mask, places):
         """Last hidden states (N, d) at the N places that are True in `places` (B, T)."""
-        ordered = bool(
-            attention_mask[:, 0].all()
-        )  # no row is padded on the left: order alone masks
+        # Where no row is padded on the left, order alone masks.
+        ordered = self.heads == self.kv_heads and bool(attention_mask[:, 0].all())
         readable = None
         if not ordered:
             columns = torch.arange(ids.shape[1], device=ids.device)
             readable = (columns[:, None] >= columns) & attention_mask[:, None, None].bool()
             # A pad reads itself, or its softmax over nothing would be NaN; nobody reads a pad.
             readable = readable | torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
+            readable = self.for_groups(readable)
 
         def attend(layer, q, k, v):
-            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-            seen = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=readable,
-                is_causal=ordered,
-                enable_gqa=self.heads != self.kv_heads,
-            )
-            return seen.transpose(1, 2).flatten(2)
+            return attention(q, k, v, readable)
 
         positions = position_ids(attention_mask)
         return self.run(ids, positions, self.turns(positions), attend, places)
@@ -283,6 +278,24 @@ class Dense:
         """Merge the adapter as it is now: before the first pass after a step."""
         for one in self.joined:
             one.refresh()
+
+
+def attention(q, k, v, readable=None):
+    """q (B, L, heads, size) over k, v (B, T, kv_heads, size) → (B, L, heads · size). readable: a
+    mask (B, 1, groups · L, T), True where read; None: order alone masks, for equal heads.
+
+    The `groups` of query heads that share a key head stand one after another in the length axis:
+    with a mask, `enable_gqa` leaves CUDA only the slow path that forms every score.
+    """
+    q = q.unflatten(2, (k.shape[2], -1)).permute(0, 2, 3, 1, 4)  # (B, kv_heads, groups, L, size)
+    seen = F.scaled_dot_product_attention(
+        q.flatten(2, 3),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=readable,
+        is_causal=readable is None,
+    )
+    return seen.unflatten(2, q.shape[2:4]).permute(0, 3, 1, 2, 4).flatten(2)
 
 
 def _rms(module):
