@@ -40,7 +40,16 @@ from labkit.models.base import (
 )
 from labkit.models.dense import Dense, Switched, forward, supports
 from labkit.models.exporting import export, sequence_classifier
-from labkit.models.look import OutOfMemory, describe, enough_memory, kv_bytes, memory, saved_bytes
+from labkit.models.look import (
+    OutOfMemory,
+    describe,
+    enough_memory,
+    fitting_rows,
+    kv_bytes,
+    memory,
+    row_bytes,
+    saved_bytes,
+)
 from labkit.models.scoring import (
     LIKE_LENGTH,
     Head,
@@ -72,6 +81,7 @@ __all__ = [
     "enough_memory",
     "export",
     "fingerprint",
+    "fitting_rows",
     "hidden_states",
     "kv_bytes",
     "load_adapter",
@@ -87,6 +97,7 @@ __all__ = [
     "resolve_base",
     "rounded",
     "rewards",
+    "row_bytes",
     "save_adapter",
     "save_base",
     "saved_bytes",

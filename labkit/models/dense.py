@@ -11,8 +11,12 @@ add, …), a dense one makes one. The gradient reaches A and B through W + s·B�
 minibatch; it costs a weight gradient of full size, so large models go through peft.
 """
 
+import contextlib
+import functools
+
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from labkit.maths.logprobs import position_ids
 from labkit.models import scoring
@@ -36,30 +40,57 @@ def supports(model) -> bool:
     )
 
 
-def forward(model, adapter: str):
+def forward(model, adapter: str, checkpointed: bool = False):
     """The forward pass of `adapter` on `model` (a PeftModel, or a bare base where adapter is ""):
     Dense for a small float32 model, else Switched.
     """
     small = sum(p.numel() for p in model.parameters()) < SMALL
-    return (Dense if small and supports(model) and model.dtype == torch.float32 else Switched)(
-        model, adapter
-    )
+    if small and supports(model) and model.dtype == torch.float32:
+        return Dense(model, adapter)
+    return Switched(model, adapter, checkpointed)
 
 
 class Switched:
-    """The adapter is made the active one of the peft model for each pass; a bare base has none."""
+    """The adapter is made the active one of the peft model for each pass; a bare base has none.
 
-    def __init__(self, model, adapter: str):
-        self.model, self.adapter = model, adapter
+    checkpointed: of each layer only the input is kept for the backward pass, which runs it again
+    (arXiv 1604.06174), under this adapter: by then another one may be active.
+    """
+
+    def __init__(self, model, adapter: str, checkpointed: bool = False):
+        self.model, self.adapter, self.layers = model, adapter, []
+        if checkpointed:
+            from transformers.modeling_layers import GradientCheckpointingLayer as Layer
+
+            self.layers = [module for module in model.modules() if isinstance(module, Layer)]
+
+    @contextlib.contextmanager
+    def active(self):
+        """The adapter is the active one, and the layers keep their inputs alone where a gradient
+        is wanted. For transformers they are in training mode then: they alone, so that nothing in
+        them can switch dropout on, and no longer, since they would do without a cache.
+        """
+        layers = self.layers if torch.is_grad_enabled() else []
+        again = lambda: (contextlib.nullcontext(), using(self.model, self.adapter))
+        run = functools.partial(checkpoint, use_reentrant=False, context_fn=again)
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = True
+            layer._gradient_checkpointing_func = run
+        try:
+            with using(self.model, self.adapter):
+                yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = layer.training = False
 
     def hidden_at(self, ids, attention_mask, places):
         """Last hidden states (N, d) at the N places that are True in `places` (B, T)."""
-        with using(self.model, self.adapter):
+        with self.active():
             return scoring.hidden_states(self.model, ids, attention_mask)[places]
 
     def logits_at(self, ids, attention_mask, places):
         """(logits (N, V), hidden (N, d)): lm_head runs at `places` alone."""
-        with using(self.model, self.adapter):
+        with self.active():
             logits, hidden = scoring.logits_at(self.model, ids, attention_mask, places)
             return logits, hidden[places]
 

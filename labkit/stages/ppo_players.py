@@ -85,7 +85,8 @@ def seat(cfg, run, judge=None) -> Players:
     model.eval()  # no dropout anywhere: sampling and training see the same policy
     value_head = models.Head(model.config.hidden_size).to(model.device)
     torch.nn.init.zeros_(value_head.weight)  # it expects 0, the mean of the reference's scores
-    forward = {role: models.forward(model, role) for role in seats}
+    checkpointed = bool(cfg.gradient_checkpointing)
+    forward = {role: models.forward(model, role, checkpointed) for role in seats}
     heads = [models.load_head(one) for one in rewards]
     judges = [forward[role] for role in seats if role.startswith("reward")]
     return Players(
@@ -97,7 +98,7 @@ def seat(cfg, run, judge=None) -> Players:
         critic=forward.get("critic"),
         value_head=value_head,
         judge=judge,
-        passes=MicroBatch(cfg),
+        passes=MicroBatch(cfg, model),
         combine=cfg.combine,
     )
 
