@@ -453,6 +453,7 @@ def small() -> Profile:
     profile.dpo.learning_rate, profile.kto.learning_rate = 5e-5, 1e-4
     profile.kto.batch_size, profile.kto.epochs = 32, 1.0
     profile.ppo.beta, profile.ppo.target_kl = 0.05, 6.0
+    profile.ppo.gradient_checkpointing = 0  # its parts are small enough
     return profile
 
 
@@ -460,7 +461,8 @@ def gpu() -> Profile:
     """Qwen3-0.6B in 4 bits: one GPU with 16 GB."""
     profile = small().adapt(base="Qwen/Qwen3-0.6B-Base")
     profile.name = "gpu"
-    profile.ppo.micro_batch_size = 0  # what the memory holds
+    # As many as the memory holds.
+    profile.ppo.gradient_checkpointing, profile.ppo.micro_batch_size = 1, 0
     return profile
 
 

@@ -423,6 +423,22 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(tiny_base):
     assert at_work() == []
 
 
+def test_batches_are_halved_where_memory_runs_out():
+    sizes, most = [], 3
+
+    def double(part):
+        sizes.append(len(part))
+        if len(part) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return [2 * x for x in part]
+
+    assert models.in_batches(double, range(8), 7) == [2 * x for x in range(8)]
+    assert sizes == [7, 3, 3, 2] and models.in_batches(double, [], 7) == []
+    most = 0
+    with pytest.raises(models.OutOfMemory, match="one text alone.*LABKIT_PROFILE"):
+        models.in_batches(double, range(8), 7)
+
+
 @pytest.mark.parametrize("free, rows", [(1000, 8), (500, 4), (10, 1)])
 def test_as_many_rows_as_the_free_memory_holds(monkeypatch, free, rows):
     """0.8 of what is free, or kept aside by torch, at 100 bytes a row."""

@@ -5,8 +5,14 @@ memory runs out.
 import contextlib
 
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from labkit import LabError, runs
+
+ALONE = (
+    "It was one text alone in a pass: shorten it, close what else uses the memory, or choose a"
+    " smaller base (LABKIT_PROFILE=small, or tiny)."
+)
 
 
 class OutOfMemory(LabError):
@@ -16,14 +22,33 @@ class OutOfMemory(LabError):
 @contextlib.contextmanager
 def enough_memory(advice: str):
     """Memory that runs out inside the block is an OutOfMemory with this advice."""
-    from accelerate.utils.memory import should_reduce_batch_size
-
     try:
         yield
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
         raise OutOfMemory(f"Memory ran out. {advice}") from error
+
+
+def in_batches(work, rows, size: int) -> list:
+    """What `work` returns for each of `rows`, asked for at most `size` of them at once: for fewer
+    where memory runs out. OutOfMemory where it runs out for a single one.
+    """
+    found, rows = [], list(rows)
+    while rows:
+        part = rows[:size]
+        try:
+            with enough_memory(ALONE):
+                found += work(part)
+        except OutOfMemory:
+            if len(part) == 1:
+                raise
+            size = len(part) // 2
+        else:
+            rows = rows[size:]
+            continue
+        clear_device_cache()  # here the error, which holds on to what did not fit, is gone
+    return found
 
 
 @contextlib.contextmanager

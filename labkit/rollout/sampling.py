@@ -189,17 +189,11 @@ def answer(
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
-    while order:
-        part = order[:batch_size]
-        asked = [prompts[i] for i in part]
-        try:
-            said = sample(model, tokenizer, asked, max_new_tokens, temperature, framed=framed)
-        except models.OutOfMemory:
-            if len(part) == 1:
-                raise
-            batch_size = len(part) // 2
-            continue
-        for i, text in zip(part, said.responses, strict=True):
-            answers[i] = text
-        order = order[len(part) :]
+
+    def said(part):
+        asked, how = [prompts[i] for i in part], (max_new_tokens, temperature)
+        return sample(model, tokenizer, asked, *how, framed=framed).responses
+
+    for i, text in zip(order, models.in_batches(said, order, batch_size), strict=True):
+        answers[i] = text
     return answers
