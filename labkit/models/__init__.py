@@ -27,6 +27,7 @@ from labkit.models.adapters import (
 from labkit.models.base import (
     ADAPTER,
     HEAD,
+    base_id,
     base_of,
     check_context,
     compute_dtype,
@@ -75,6 +76,7 @@ __all__ = [
     "adapter_id",
     "adapter_parameters",
     "add_lora",
+    "base_id",
     "base_of",
     "check_context",
     "compute_dtype",

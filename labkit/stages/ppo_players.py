@@ -59,9 +59,10 @@ def seat(cfg, run, judge=None) -> Players:
 
     Raises LabError where a resumed run would go on with others than it began with.
     """
-    sft = runs.policy(cfg.policy)
+    sft = runs.policy(cfg.policy, models.base_id(cfg.base))
+    base = sft.info.get("base", {}).get("fingerprint", "")
     names = [] if judge else cfg.reward.split(",")
-    rewards = [runs.latest("reward", name.strip()) for name in names]
+    rewards = [runs.latest("reward", name.strip(), base) for name in names]
     took = {
         "judge": getattr(judge, "__name__", type(judge).__name__) if judge else "",
         "policy": models.adapter_id(sft),
