@@ -197,7 +197,7 @@ class Run:
                     for k, v in (logs or {}).items()
                     if isinstance(v, (int, float)) and not k.startswith(("train_", "total_"))
                 }
-                if kept:
+                if kept.keys() - {"epoch"}:  # not the summary at the end
                     self.log(step=state.global_step, steps=state.max_steps, **kept)
 
         return Log()
