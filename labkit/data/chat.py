@@ -17,7 +17,7 @@ from labkit import LabError
 PAD, EOS, USER, AI = "[PAD]", "[END]", "USER:", "AI:"
 TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'user' %}USER:{{ message.content }}"
-    "{% else %}AI:{{ message.content }}[END]{% endif %}{% endfor %}"
+    "{% else %}AI:{{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}AI:{% endif %}"
 )
 _SLOT = "@@PROMPT@@"
@@ -83,6 +83,18 @@ def set_pad(tokenizer):
     return tokenizer
 
 
+def carry_frame(tokenizer):
+    """Give a tokenizer that leaves the project a chat template that renders `_frame` by default,
+    whoever renders it. Returns the tokenizer.
+    """
+    if not tokenizer.chat_template:
+        bos = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+        tokenizer.chat_template = ("{{ bos_token }}" if bos else "") + TEMPLATE
+    elif "enable_thinking" in tokenizer.chat_template:
+        tokenizer.chat_template = "{% set enable_thinking = false %}" + tokenizer.chat_template
+    return tokenizer
+
+
 @functools.lru_cache(maxsize=16)
 def _frame(tokenizer, template) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Token ids before and after a prompt. A template is rendered around a slot: encoding the frame
@@ -91,7 +103,10 @@ def _frame(tokenizer, template) -> tuple[tuple[int, ...], tuple[int, ...]]:
     text = f"{USER}{_SLOT}{AI}"
     if template:
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": _SLOT}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": _SLOT}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # Qwen3: the answer follows at once; others do not look
         )
     before, after = text.split(_SLOT)
     # A rendered template brings its own BOS; without one, the tokenizer puts BOS in front if it has
@@ -166,7 +181,7 @@ def decode_response(tokenizer, ids) -> str:
     """Text of a response: everything before the first EOS, pads left out. Other special tokens
     show, so a stray USER: is seen.
     """
-    ids = [int(id) for id in ids]
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids  # a GPU is waited for once, not per token
     if tokenizer.eos_token_id in ids:
         ids = ids[: ids.index(tokenizer.eos_token_id)]
     return tokenizer.decode(

@@ -27,6 +27,7 @@ from labkit.models.adapters import (
 from labkit.models.base import (
     ADAPTER,
     HEAD,
+    base_id,
     base_of,
     check_context,
     compute_dtype,
@@ -40,7 +41,17 @@ from labkit.models.base import (
 )
 from labkit.models.dense import Dense, Switched, forward, supports
 from labkit.models.exporting import export, sequence_classifier
-from labkit.models.look import OutOfMemory, describe, enough_memory, kv_bytes, memory, saved_bytes
+from labkit.models.look import (
+    OutOfMemory,
+    describe,
+    enough_memory,
+    fitting_rows,
+    in_batches,
+    kv_bytes,
+    memory,
+    row_bytes,
+    saved_bytes,
+)
 from labkit.models.scoring import (
     LIKE_LENGTH,
     Head,
@@ -65,6 +76,7 @@ __all__ = [
     "adapter_id",
     "adapter_parameters",
     "add_lora",
+    "base_id",
     "base_of",
     "check_context",
     "compute_dtype",
@@ -72,7 +84,9 @@ __all__ = [
     "enough_memory",
     "export",
     "fingerprint",
+    "fitting_rows",
     "hidden_states",
+    "in_batches",
     "kv_bytes",
     "load_adapter",
     "load_base",
@@ -87,6 +101,7 @@ __all__ = [
     "resolve_base",
     "rounded",
     "rewards",
+    "row_bytes",
     "save_adapter",
     "save_base",
     "saved_bytes",

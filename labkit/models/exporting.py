@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from labkit import LabError
+from labkit.data import chat
 from labkit.models.adapters import load_adapter
 from labkit.models.base import base_of, load_base, save_base
 from labkit.models.scoring import load_head
@@ -18,7 +19,8 @@ def export(run, folder) -> Path:
     differ by NF4's rounding, about 7 % of a weight's usual size, so log-probabilities differ a
     little too (a test shows how much). A pretrain run is copied as it is. A reward run becomes an
     AutoModelForSequenceClassification with one label; its head has no bias, so scores are the
-    normalised ones plus the constant `config.reward_shift`. Raises LabError when folder exists and
+    normalised ones plus the constant `config.reward_shift`. The tokenizer's chat template renders
+    the frame that the run was trained in. Raises LabError when folder exists and
     is not empty.
     """
     folder = Path(folder)
@@ -31,7 +33,7 @@ def export(run, folder) -> Path:
         model = load_adapter(model, run, "default").merge_and_unload()
     if run.stage == "reward":
         model = sequence_classifier(model, load_head(run))
-    save_base(model.cpu(), tokenizer, folder)
+    save_base(model.cpu(), chat.carry_frame(tokenizer), folder)
     return folder
 
 
