@@ -170,18 +170,23 @@ def table(rows: list[dict], digits: int = 2) -> str:
 
 # --- train and use -------------------------------------------------------------------------------
 
-Profile = Annotated[str | None, arg(help="tiny, small or gpu; else LABKIT_PROFILE, else tiny.")]
+Profile = Annotated[str | None, arg(help="tiny, small or gpu; else what `labkit info` names.")]
 
 
 def info(profile: Profile = None):
-    """What this machine would train: profile, device, the 4-bit base and its adapter."""
+    """What this machine would train: the profile and why, which would not fit, the device, the
+    4-bit base and its adapter.
+    """
     settings = config.profile(profile)
+    why = "--profile says so" if profile else config.chosen()[1]
     from labkit import models
 
     model, _ = models.load_base(settings.sft.base)
     name = model.base_info["name"]
     return {
         "profile": settings.name,
+        "why": why,
+        "would not fit": {name: why for name in config.PROFILES if (why := config.lacks(name))},
         "device": runs.device().type,
         "model": name,
         **models.describe(models.add_lora(model, settings.sft)),
