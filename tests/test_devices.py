@@ -210,6 +210,7 @@ PPO |= {"batch_size": 4, "minibatch_size": 2, "gradient_checkpointing": 1}
 STAGES = {
     "sft": {"batch_size": 8},
     "reward": POLICY,
+    "reward mean": POLICY | {"reads": "mean", "batch_size": 16},  # in two parts
     "dpo": POLICY,
     "kto": POLICY,
     "ai_feedback": POLICY | {"labels": 0},
