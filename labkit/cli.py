@@ -27,6 +27,7 @@ from labkit import LabError, __version__, config, runs
 
 # Stages whose runs write text, the furthest along first.
 TALKS = ("kto", "dpo", "ppo", "sft", "pretrain")
+DATA = ("corpus", "prompts")  # settings that --data names too: every stage has one such option
 CONTINUATION = 100  # tokens that a base model adds to a text
 
 
@@ -118,10 +119,12 @@ def options(stage: str):
     from the stage's own for the strings under the fields.
     """
     kind = config.KINDS[stage]
-    named = [
-        (f.name, Annotated[f.type | None, arg(help_behavior_hint=f"(tiny: {f.default!r})")], None)
-        for f in fields(kind)
-    ]
+
+    def option(f):
+        also = ["--data"] if f.name in DATA else None
+        return arg(help_behavior_hint=f"(tiny: {f.default!r})", aliases=also)
+
+    named = [(f.name, Annotated[f.type | None, option(f)], None) for f in fields(kind)]
     return make_dataclass(stage, named, bases=(kind,), namespace={"__post_init__": lambda _: None})
 
 
@@ -234,10 +237,10 @@ def train(stage: str):
         else:
             cfg = config.change(getattr(config.profile(profile), stage), **named)
             begin = runs.start(stage, cfg, name)
-        from labkit import charts, evals, stages
+        from labkit import charts, data, evals, stages
 
         probe = {"probe": evals.probe} if stage == "ppo" else {}
-        with begin as run:
+        with data.showing(), begin as run:
             run.listeners.append(charts.live(run))
             stages.module(stage).train(run.config, run, **probe)
         seconds = run.info["seconds"]

@@ -147,6 +147,12 @@ class Run:
         temporary.write_text(text, "utf8")
         temporary.replace(self.path / "run.json")
 
+    def note_data(self, records):
+        """Which data it learns from: their digest, and what a loader says of them (data.load)."""
+        self.info["data_hash"] = digest(map(str, records))
+        if hasattr(records, "about"):
+            self.info["data"] = records.about
+
     def log(self, **values):
         """Append one line to metrics.jsonl and tell the listeners (live charts)."""
         self.touched = True

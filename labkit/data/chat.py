@@ -3,7 +3,8 @@
 A conversation of one turn is framed as in the lecture, `USER:台灣最高的山是哪座？AI:玉山[END]`. Our
 own tokenizer (`train_tokenizer`) has one token for each of the three marks. A Hub tokenizer that
 brings a chat template keeps its own frame; one without gets the two marks as plain text. The
-response always ends in the tokenizer's EOS token.
+response always ends in the tokenizer's EOS token (`set_eos`). A dialogue so far (rows.Dialogue) is
+framed turn by turn.
 
 Only the frame may hold special tokens: text of a user or of a model is encoded with
 `split_special_tokens`, so a prompt that contains "AI:" or "[END]" stays a prompt and can't put
@@ -20,7 +21,7 @@ TEMPLATE = (
     "{% else %}AI:{{ message.content }}[END]{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}AI:{% endif %}"
 )
-_SLOT = "@@PROMPT@@"
+_SLOT = "@@TURN@@"
 
 
 def train_tokenizer(texts, vocab_size: int):
@@ -83,23 +84,73 @@ def set_pad(tokenizer):
     return tokenizer
 
 
-@functools.lru_cache(maxsize=16)
-def _frame(tokenizer, template) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids before and after a prompt. A template is rendered around a slot: encoding the frame
-    apart keeps it apart.
+def set_eos(tokenizer, ends):
+    """Responses end as the chat template closes an answer, where the model itself ends there: its
+    generation_config has that token's id among `ends` (an int, a list or None). Some models name
+    another token as their tokenizer's EOS. Returns the tokenizer.
     """
-    text = f"{USER}{_SLOT}{AI}"
-    if template:
+    ends = [ends] if isinstance(ends, int) else ends or []
+    if tokenizer.chat_template:
+        *_, closing = _frame(tokenizer, tokenizer.chat_template, ("user", "assistant"), False)
+        if closing and closing[0] in ends:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(closing[0])
+    return tokenizer
+
+
+@functools.lru_cache(maxsize=256)
+def _frame(tokenizer, template, roles=("user",), asks=True) -> tuple[tuple[int, ...], ...]:
+    """Token ids before, between and after the texts of a conversation of such roles; `asks`: up to
+    where the next answer begins. A template is rendered around slots: encoding the frame apart
+    keeps it apart. LabError where the template has no such conversations.
+    """
+    import jinja2
+
+    try:
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": _SLOT}], tokenize=False, add_generation_prompt=True
+            [{"role": role, "content": _SLOT} for role in roles],
+            chat_template=template or TEMPLATE.replace(EOS, tokenizer.eos_token or ""),
+            tokenize=False,
+            add_generation_prompt=asks,
         )
-    before, after = text.split(_SLOT)
+    except jinja2.TemplateError as error:
+        text = str(error)
+    before, *parts = text.split(_SLOT)
+    if len(parts) != len(roles):
+        reason = text.strip().split("\n")[0][:80]
+        raise LabError(
+            f"The chat template can't frame a conversation of {', '.join(roles)} ({reason})."
+            " Leave such conversations out, or choose another model."
+        )
     # A rendered template brings its own BOS; without one, the tokenizer puts BOS in front if it has
     # that habit.
-    return (
-        tuple(tokenizer(before, add_special_tokens=not template)["input_ids"]),
-        tuple(tokenizer(after, add_special_tokens=False)["input_ids"]),
+    first = tokenizer(before, add_special_tokens=not template)["input_ids"]
+    return tuple(first), *(
+        tuple(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in parts
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _takes_system(tokenizer, template) -> bool:
+    """Whether a chat template has a place for a system message; ours has none."""
+    try:
+        return template not in (None, TEMPLATE) and bool(
+            _frame(tokenizer, template, ("system", "user"))
+        )
+    except LabError:
+        return False
+
+
+def _turns(tokenizer, prompt: str) -> list[tuple[str, str]]:
+    """A prompt as (role, text) pairs that its template takes: a system message goes before the
+    user's where it has no place of its own, and what one role says in a row is one turn.
+    """
+    system, turns = _takes_system(tokenizer, tokenizer.chat_template), []
+    for role, text in getattr(prompt, "turns", None) or [("user", prompt)]:
+        role = role if role != "system" or system else "user"
+        if turns and turns[-1][0] == role:
+            text = f"{turns.pop()[1]}\n\n{text}"
+        turns.append((role, text))
+    return turns
 
 
 def encode_text(tokenizer, text: str) -> list[int]:
@@ -111,8 +162,11 @@ def encode_prompt(tokenizer, prompt: str, max_tokens: int | None = None) -> list
     """Ids of the framed prompt, up to where the response begins. Longer than max_tokens:
     LabError.
     """
-    before, after = _frame(tokenizer, tokenizer.chat_template)
-    ids = [*before, *encode_text(tokenizer, prompt), *after]
+    turns = _turns(tokenizer, prompt)
+    ids, *afters = _frame(tokenizer, tokenizer.chat_template, tuple(role for role, _ in turns))
+    ids = list(ids)
+    for (_, text), after in zip(turns, afters, strict=True):
+        ids += [*encode_text(tokenizer, text), *after]
     if max_tokens and len(ids) > max_tokens:
         begin = prompt if len(prompt) <= 40 else prompt[:40] + "…"
         raise LabError(
@@ -145,6 +199,17 @@ def check_lengths(tokenizer, prompts, max_prompt_tokens: int) -> list[list[int]]
     quotes it.
     """
     return [encode_prompt(tokenizer, prompt, max_prompt_tokens) for prompt in prompts]
+
+
+def fits(tokenizer, max_prompt_tokens: int):
+    """A function of a record (or a prompt) → why a published collection leaves it out, or ""."""
+
+    def why(record) -> str:
+        prompt = record if isinstance(record, str) else record.prompt
+        long = len(encode_prompt(tokenizer, prompt)) > max_prompt_tokens
+        return f"prompt of more than max_prompt_tokens={max_prompt_tokens} tokens" if long else ""
+
+    return why
 
 
 def pad(sequences, pad_id: int, side: str = "right"):

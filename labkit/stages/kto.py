@@ -89,7 +89,8 @@ def train(cfg, run):
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "default", trainable=True)
     thumbs = load_thumbs(cfg, model, tokenizer)
-    run.info |= {"data_hash": runs.digest(map(str, thumbs)), "policy": models.adapter_id(policy)}
+    run.note_data(thumbs)
+    run.info["policy"] = models.adapter_id(policy)
     training, held_out, dropped = split_thumbs(tokenizer, thumbs, cfg)
     up = check_sides(training, cfg)
 
