@@ -18,7 +18,7 @@ import sys
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 from tyro.conf import Positional, Suppress, arg, subcommand
@@ -28,7 +28,7 @@ from labkit import LabError, __version__, config, runs
 # Stages whose runs write text, the furthest along first.
 TALKS = ("kto", "dpo", "ppo", "sft", "pretrain")
 DATA = ("corpus", "prompts")  # settings that --data names too: every stage has one such option
-CONTINUATION = 100  # tokens that a base model adds to a text
+CONTINUATION, ANSWER = 100, 256  # tokens that a base adds to a text; that a chat model may answer
 
 
 def main(argv=None) -> int:
@@ -267,7 +267,8 @@ def chat(
 
     Args:
         prompt: One prompt; without it, a prompt loop.
-        run: Who answers; else your newest run that can talk, else the shipped one.
+        run: Who answers: a run, an exported folder (adapter or merged) or a Hub id; else your
+            newest run that can talk, else the shipped one.
         temperature: 0 is the likeliest answer; else 0, but 0.8 for a base, which would repeat
             itself.
         seed: Makes a sampled answer repeatable.
@@ -278,10 +279,10 @@ def chat(
     from labkit import models
     from labkit.charts.tables import visible
 
-    model, tokenizer = models.load_policy(talker)
+    model, tokenizer = models.load_policy(talker if talker.stage else talker.name)
     if seed is not None:
         runs.seed_everything(seed)
-    base = talker.stage == "pretrain"
+    base = continues(talker, tokenizer)
     manner = "is a base model: it continues your text instead of answering" if base else "answers"
     print(f"{talker.name} {manner}.", file=sys.stderr)
     if asked:
@@ -304,10 +305,19 @@ def chat(
     return {"run": talker.name, "turns": turns}, ""
 
 
+def continues(run, tokenizer) -> bool:
+    """Whether it is a base: a pretrain run, or a model from elsewhere without a chat template."""
+    return run.stage == "pretrain" or not (run.stage or tokenizer.chat_template)
+
+
 def speaker(name: str):
     """The run to talk to: `name`, else your newest run that can talk, else the shipped one that is
-    furthest along.
+    furthest along. A model from elsewhere is a Run of no stage.
     """
+    from labkit import models
+
+    if name and models.from_elsewhere(name):
+        return runs.Run(Path(name), "", name)
     own = [run for run in runs.series() if run.stage in TALKS][-1:]
     came = filter(None, map(runs.shipped, TALKS))
     run = runs.load(name) if name else next(iter([*own, *came]), None)
@@ -326,12 +336,13 @@ def reply(model, tokenizer, run, prompt: str, temperature: float | None) -> str:
     from labkit import rollout
     from labkit.data.chat import encode_prompt, encode_text
 
-    base = run.stage == "pretrain"
+    base = continues(run, tokenizer)
     if temperature is None:
         temperature = 0.8 if base else 0.0
     asked = len((encode_text if base else encode_prompt)(tokenizer, prompt))
     context = model.config.max_position_embeddings
-    room = min(CONTINUATION if base else run.info["config"]["max_response_tokens"], context // 2)
+    longest = run.info.get("config", {}).get("max_response_tokens", ANSWER)
+    room = min(CONTINUATION if base else longest, context // 2)
     if asked + room > context:
         raise LabError(
             f"The prompt has {asked} tokens, but this model reads {context} at a time and {room} of"
@@ -341,21 +352,28 @@ def reply(model, tokenizer, run, prompt: str, temperature: float | None) -> str:
     return prompt + text if base else text
 
 
-def export(run: Positional[str], folder: Positional[str]):
-    """Write a run as a plain Hugging Face folder.
+def export(
+    run: Positional[str],
+    folder: Positional[str],
+    form: Literal["merged", "adapter", "gguf"] = "merged",
+):
+    """Write a run as a plain Hugging Face folder, an adapter in PEFT's format or GGUF, with its
+    model card.
 
     Args:
         run: The run's name.
         folder: A new or empty folder.
+        form: merged loads in transformers and vLLM, adapter in peft, gguf in llama.cpp.
     """
     whole = runs.load(run)
     from labkit import models
 
     task = "SequenceClassification" if whole.stage == "reward" else "CausalLM"
+    loaders = {"adapter": "peft.PeftModel", "gguf": "llama.cpp"}
     return {
         "run": run,
-        "folder": str(models.export(whole, folder)),
-        "loader": f"transformers.AutoModelFor{task}",
+        "folder": str(models.export(whole, folder, form)),
+        "loader": loaders.get(form, f"transformers.AutoModelFor{task}"),
     }
 
 

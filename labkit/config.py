@@ -158,6 +158,10 @@ class Pretrain(Checked):
     """
     validation_fraction: float = 0.02
     """Share of the documents held out (split before packing)."""
+    report_to: str = "none"
+    """Where else the metrics go, as TRL's trainers have it: "tensorboard", "wandb", "trackio" or
+    another of transformers' integrations; several with commas between.
+    """
     seed: int = 0
 
 
@@ -179,6 +183,10 @@ class Adapted(Checked):
     """
     max_response_tokens: int = 48
     """Longest response, its end token included."""
+    report_to: str = "none"
+    """Where else the metrics go, as TRL's trainers have it: "tensorboard", "wandb", "trackio" or
+    another of transformers' integrations; several with commas between.
+    """
     seed: int = 0
 
 

@@ -73,7 +73,7 @@ def set_pad(tokenizer):
     """
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return tokenizer
-    before, after = _frame(tokenizer, tokenizer.chat_template)
+    before, after = _frame(tokenizer, template_of(tokenizer))
     used = {tokenizer.eos_token_id, tokenizer.bos_token_id, *before, *after}
     added, vocabulary = tokenizer.added_tokens_decoder.items(), tokenizer.get_vocab()
     special = [token.content for id, token in added if token.special and id not in used]
@@ -82,6 +82,18 @@ def set_pad(tokenizer):
     never = [token for token in ("ÿ", "þ", "<0xFF>") if token in vocabulary]
     tokenizer.pad_token = [*special, *never, max(vocabulary, key=vocabulary.get)][0]
     return tokenizer
+
+
+def template_of(tokenizer) -> str:
+    """The chat template that a tokenizer brings, else ours with its EOS, and with its BOS in front
+    if it has the habit of putting one there.
+    """
+    return tokenizer.chat_template or _own_template(tokenizer, tokenizer.eos_token or "")
+
+
+@functools.lru_cache(maxsize=16)
+def _own_template(tokenizer, eos: str) -> str:
+    return tokenizer.decode(tokenizer("")["input_ids"]) + TEMPLATE.replace(EOS, eos)
 
 
 def set_eos(tokenizer, ends):
@@ -108,7 +120,7 @@ def _frame(tokenizer, template, roles=("user",), asks=True) -> tuple[tuple[int, 
     try:
         text = tokenizer.apply_chat_template(
             [{"role": role, "content": _SLOT} for role in roles],
-            chat_template=template or TEMPLATE.replace(EOS, tokenizer.eos_token or ""),
+            chat_template=template,
             tokenize=False,
             add_generation_prompt=asks,
         )
@@ -121,32 +133,29 @@ def _frame(tokenizer, template, roles=("user",), asks=True) -> tuple[tuple[int, 
             f"The chat template can't frame a conversation of {', '.join(roles)} ({reason})."
             " Leave such conversations out, or choose another model."
         )
-    # A rendered template brings its own BOS; without one, the tokenizer puts BOS in front if it has
-    # that habit.
-    first = tokenizer(before, add_special_tokens=not template)["input_ids"]
-    return tuple(first), *(
-        tuple(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in parts
-    )
+    # A template brings its own BOS.
+    found = tokenizer([before, *parts], add_special_tokens=False)["input_ids"]
+    return tuple(map(tuple, found))
 
 
 @functools.lru_cache(maxsize=16)
 def _takes_system(tokenizer, template) -> bool:
     """Whether a chat template has a place for a system message; ours has none."""
     try:
-        return template not in (None, TEMPLATE) and bool(
-            _frame(tokenizer, template, ("system", "user"))
-        )
+        _frame(tokenizer, template, ("system", "user"))
     except LabError:
         return False
+    return AI + "{{ message.content }}" not in template
 
 
 def _turns(tokenizer, prompt: str) -> list[tuple[str, str]]:
     """A prompt as (role, text) pairs that its template takes: a system message goes before the
     user's where it has no place of its own, and what one role says in a row is one turn.
     """
-    system, turns = _takes_system(tokenizer, tokenizer.chat_template), []
+    turns = []
     for role, text in getattr(prompt, "turns", None) or [("user", prompt)]:
-        role = role if role != "system" or system else "user"
+        if role == "system" and not _takes_system(tokenizer, template_of(tokenizer)):
+            role = "user"
         if turns and turns[-1][0] == role:
             text = f"{turns.pop()[1]}\n\n{text}"
         turns.append((role, text))
@@ -163,7 +172,7 @@ def encode_prompt(tokenizer, prompt: str, max_tokens: int | None = None) -> list
     LabError.
     """
     turns = _turns(tokenizer, prompt)
-    ids, *afters = _frame(tokenizer, tokenizer.chat_template, tuple(role for role, _ in turns))
+    ids, *afters = _frame(tokenizer, template_of(tokenizer), tuple(role for role, _ in turns))
     ids = list(ids)
     for (_, text), after in zip(turns, afters, strict=True):
         ids += [*encode_text(tokenizer, text), *after]

@@ -140,7 +140,11 @@ def load_base(name: str = "", quantize: bool = True):
                     llm_int8_skip_modules=["lm_head"],
                 )
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, device_map={"": runs.device()}, **extra
+                path,
+                dtype=dtype,
+                device_map={"": runs.device()},
+                use_safetensors=True,  # pickled weights can run code
+                **extra,
             )
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
