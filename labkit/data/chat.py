@@ -214,8 +214,11 @@ def fits(tokenizer, max_prompt_tokens: int):
     """A function of a record (or a prompt) → why a published collection leaves it out, or ""."""
 
     def why(record) -> str:
-        prompt = record if isinstance(record, str) else record.prompt
-        long = len(encode_prompt(tokenizer, prompt)) > max_prompt_tokens
+        try:
+            ids = encode_prompt(tokenizer, record if isinstance(record, str) else record.prompt)
+        except LabError as error:
+            return str(error).split(". ")[0]
+        long = len(ids) > max_prompt_tokens
         return f"prompt of more than max_prompt_tokens={max_prompt_tokens} tokens" if long else ""
 
     return why

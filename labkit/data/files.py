@@ -43,23 +43,23 @@ def load_demos(source: str, limit: int = 0, fits=None) -> list[Demo]:
     return load(source, rows.demo, limit, ANSWERS, fits)
 
 
-def load_pairs(source: str, limit: int = 0) -> list[Pair]:
+def load_pairs(source: str, limit: int = 0, fits=None) -> list[Pair]:
     """Preferences: {"prompt", "chosen", "rejected"} as text or messages, hh-rlhf's whole dialogues,
-    TL;DR's comparisons or PandaLM's three annotators. limit 0: all.
+    TL;DR's comparisons or PandaLM's three annotators. limit, fits: as `load` takes them.
     """
     if source == "atlas":
         raise LabError(
             "The atlas has no ready-made pairs: stages make them from a policy's own answers. Name"
             " a file of pairs."
         )
-    return load(source, rows.pair, limit, PREFERENCES)
+    return load(source, rows.pair, limit, PREFERENCES, fits)
 
 
-def load_ratings(source: str, limit: int = 0) -> list[Rating]:
+def load_ratings(source: str, limit: int = 0, fits=None) -> list[Rating]:
     """Thumbs: {"prompt", "response" (or "completion"), "label": true or false}, as text or
-    messages. limit 0: all.
+    messages. limit, fits: as `load` takes them.
     """
-    return load(source, rows.rating, limit)
+    return load(source, rows.rating, limit, fits=fits)
 
 
 def load_prompts(source: str, limit: int = 0, fits=None, enough: int = 0) -> list[str]:
@@ -67,7 +67,7 @@ def load_prompts(source: str, limit: int = 0, fits=None, enough: int = 0) -> lis
     dialogues). limit, fits, enough: as `load` takes them.
     """
     if _is_file(source) and not _looks_like_json(source):
-        return cut([line.strip() for line in read_text(source).split("\n") if line.strip()], limit)
+        return _plain(source, read_text(source).split("\n"), limit)
     return load(source, rows.prompt, limit, ASKED, fits, enough)
 
 
@@ -76,7 +76,7 @@ def load_text(source: str, enough: int = 0) -> list[str]:
     enough: of a set, which is streamed, no more than about so many characters (0: all).
     """
     if _is_file(source) and not _looks_like_json(source):
-        return [part.strip() for part in re.split(r"\n[ \t]*\n", read_text(source)) if part.strip()]
+        return _plain(source, re.split(r"\n[ \t]*\n", read_text(source)))
     return load(source, lambda row: rows.field(row, "text"), enough=enough, size=len)
 
 
@@ -227,9 +227,21 @@ def load(
             f"{source} has no usable record ({_counted(found.about) or 'it is empty'}). Check that"
             " it is the right kind of data."
         )
+    return _kept(found, limit, show=published or bool(left_out))
+
+
+def _plain(source, parts: list[str], limit: int = 0) -> Records:
+    """The parts of a text file, without the empty ones."""
+    found = Records(filter(None, map(str.strip, parts)))
+    found.about = {"source": str(source), "of": len(found), "columns": [], "left_out": []}
+    return _kept(found, limit)
+
+
+def _kept(found: Records, limit: int, show: bool = False) -> Records:
+    """The first `limit` of what was found (0: all), told where it is to be."""
     kept = Records(cut(found, limit))
     kept.about = found.about | {"rows": len(kept)}
-    if published or left_out or _SHOWN.get():
+    if show or _SHOWN.get():
         print(told(kept), file=sys.stderr)
     return kept
 
@@ -279,10 +291,8 @@ def told(found: Records) -> str:
     split = f", split {about['split']}" if about.get("split") else ""
     of = f" of {about['of']:,}" if about.get("of") else ""
     drawn = ", drawn at random" if about.get("drawn") else ""
-    lines = [
-        f"{about['source']}{split}: {len(found):,}{of} rows taken{drawn}; columns:"
-        f" {', '.join(about['columns'])}."
-    ]
+    columns = f"; columns: {', '.join(about['columns'])}" if about["columns"] else ""
+    lines = [f"{about['source']}{split}: {len(found):,}{of} rows taken{drawn}{columns}."]
     if about["left_out"]:
         lines.append(f"left out: {_counted(about)}.")
     one = asdict(found[0]) if is_dataclass(found[0]) else {"": found[0]}

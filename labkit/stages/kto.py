@@ -125,7 +125,8 @@ def load_thumbs(cfg, model, tokenizer) -> list:
     active adapter, each with a simulated rater's thumb.
     """
     if cfg.data != "atlas":
-        return data.load_ratings(cfg.data, cfg.examples)
+        fits = chat.fits(tokenizer, cfg.max_prompt_tokens)
+        return data.load_ratings(cfg.data, cfg.examples, fits)
     return rollout.thumbs(model, tokenizer, cfg, cfg.examples)
 
 
