@@ -306,8 +306,11 @@ def chat(
 
 
 def continues(run, tokenizer) -> bool:
-    """Whether it is a base: a pretrain run, or a model from elsewhere without a chat template."""
-    return run.stage == "pretrain" or not (run.stage or tokenizer.chat_template)
+    """Whether it is a base: a pretrain run, one exported, or a Hub's without a chat template."""
+    from labkit import models
+
+    stage = run.stage or models.stage_of(run.path)
+    return stage == "pretrain" or not (stage or tokenizer.chat_template)
 
 
 def speaker(name: str):

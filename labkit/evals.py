@@ -10,14 +10,7 @@ import torch
 from labkit import LabError, atlas, models, rollout
 from labkit.atlas.symptoms import rates, symptoms
 from labkit.data import chat
-from labkit.maths.logprobs import (
-    masked_sum,
-    position_ids,
-    predicts,
-    response_logprobs,
-    scattered_logprobs,
-    shift_mask,
-)
+from labkit.maths.logprobs import masked_sum, predicts, scattered_logprobs, shift_mask
 
 
 def _rates(**hits: list) -> dict:
@@ -131,10 +124,8 @@ def entropy(model, tokenizer, prompts: list[str], temperature: float = 1.0) -> f
     logprobs = sample.logprobs
     if logprobs is None:  # `generate` sampled
         ids, attention_mask = sample.input_ids, sample.attention_mask
-        logits = model(
-            input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask)
-        ).logits
-        logprobs = response_logprobs(logits / temperature, ids) * shift_mask(sample.response_mask)
+        logits, _ = models.logits_at(model, ids, attention_mask, predicts(sample.response_mask))
+        logprobs = scattered_logprobs(logits, ids, sample.response_mask, temperature)
     return -(logprobs.sum() / len(prompts)).item()
 
 
@@ -165,19 +156,21 @@ def kl(
     over one answer of the policy per prompt, sampled at temperature 1. An estimate: where the two
     are alike it can come out a little below 0.
     """
-    forwards, total = [models.forward(model, name) for name in (policy, reference)], 0.0
-    with models.using(model, policy):
-        for start in range(0, len(prompts), batch_size):
-            sample = rollout.sample(model, tokenizer, prompts[start : start + batch_size])
-            ids, mask = sample.input_ids, sample.response_mask
-            ours, theirs = (
-                scattered_logprobs(
-                    one.logits_at(ids, sample.attention_mask, predicts(mask))[0], ids, mask
-                )
-                for one in forwards
+    forwards = [models.forward(model, name) for name in (policy, reference)]
+
+    def apart(part):
+        sample = rollout.sample(model, tokenizer, part)
+        ids, mask = sample.input_ids, sample.response_mask
+        ours, theirs = (
+            scattered_logprobs(
+                one.logits_at(ids, sample.attention_mask, predicts(mask))[0], ids, mask
             )
-            total += masked_sum(ours - theirs, shift_mask(mask)).item()
-    return total / len(prompts)
+            for one in forwards
+        )
+        return masked_sum(ours - theirs, shift_mask(mask), dim=1).tolist()
+
+    with models.using(model, policy):
+        return sum(models.in_batches(apart, prompts, batch_size)) / len(prompts)
 
 
 def card(
@@ -253,23 +246,20 @@ def answer_logprobs(model, tokenizer, pairs) -> tuple[torch.Tensor, torch.Tensor
     ids, attention_mask, response_mask = (
         x.to(model.device) for x in (ids, attention_mask, response_mask)
     )
-    logits = model(
-        input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask)
-    ).logits
-    mask = shift_mask(response_mask)
-    return response_logprobs(logits, ids).where(mask.bool(), 0.0), mask
+    logits, _ = models.logits_at(model, ids, attention_mask, predicts(response_mask))
+    return scattered_logprobs(logits, ids, response_mask), shift_mask(response_mask)
 
 
 @torch.no_grad()
 def perplexity(model, tokenizer, demos, batch_size: int = 64) -> float:
     """exp of the mean negative log-probability per response token, prompt given."""
-    total = count = 0
-    for start in range(0, len(demos), batch_size):
-        part = demos[start : start + batch_size]
+
+    def sums(part):
         logprobs, mask = answer_logprobs(model, tokenizer, [(d.prompt, d.response) for d in part])
-        total -= logprobs.sum().item()
-        count += mask.sum().item()
-    return math.exp(total / count)
+        return list(zip(logprobs.sum(1).tolist(), mask.sum(1).tolist()))
+
+    total, count = map(sum, zip(*models.in_batches(sums, demos, batch_size)))
+    return math.exp(-total / count)
 
 
 @torch.no_grad()
@@ -283,13 +273,12 @@ def scores(
         chat.encode(tokenizer, prompt, response)[0]
         for prompt, response in zip(prompts, responses, strict=True)
     ]
-    found = []
-    for start in range(0, len(rows), batch_size):
-        ids, attention_mask = chat.pad(rows[start : start + batch_size], tokenizer.pad_token_id)
-        found += models.rewards(
-            model, head, ids.to(model.device), attention_mask.to(model.device)
-        ).tolist()
-    return found
+
+    def read(part):
+        ids, attention_mask = (x.to(model.device) for x in chat.pad(part, tokenizer.pad_token_id))
+        return models.rewards(model, head, ids, attention_mask).tolist()
+
+    return models.in_batches(read, rows, batch_size)
 
 
 def agreement(model, head, tokenizer, pairs) -> dict:

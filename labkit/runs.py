@@ -203,7 +203,7 @@ class Run:
                     for k, v in (logs or {}).items()
                     if isinstance(v, (int, float)) and not k.startswith(("train_", "total_"))
                 }
-                if kept:
+                if kept.keys() - {"epoch"}:  # not the summary at the end
                     self.log(step=state.global_step, steps=state.max_steps, **kept)
 
         return Log()
@@ -483,12 +483,12 @@ def load(name: str) -> Run:
     )
 
 
-def policy(name: str = "") -> Run:
+def policy(name: str = "", base: str = "") -> Run:
     """The run that a stage starts its policy from: `name`, of any stage that leaves one, else the
-    latest SFT run.
+    latest SFT run (on `base`, see `latest`).
     """
     if not name:
-        return latest("sft")
+        return latest("sft", base=base)
     run = load(name)
     if run.stage not in POLICIES:
         raise LabError(
@@ -498,9 +498,14 @@ def policy(name: str = "") -> Run:
     return run
 
 
-def latest(stage: str, name: str = "") -> Run:
+class Missing(LabError):
+    """There is no run to go on from; the message says how to train one."""
+
+
+def latest(stage: str, name: str = "", base: str = "") -> Run:
     """The run `name` if given, else your newest whole run of `stage` that was not an experiment
-    aside (see `start`), else the shipped checkpoint.
+    aside (see `start`), else the shipped checkpoint. base: the fingerprint of the base that it must
+    stand on; an adapter of another one can't be loaded. Raises Missing where there is none.
 
     Of pretrain runs the one that read the most tokens is taken, yours or the shipped one.
     """
@@ -509,12 +514,22 @@ def latest(stage: str, name: str = "") -> Run:
         if run.stage != stage:
             raise LabError(f"{name!r} is a {run.stage} run, but a {stage} run is needed here.")
         return run
-    own, came = [run for run in series() if run.stage == stage], shipped(stage)
-    run = own[-1] if own else came
+    fits = lambda run: not base or run.info.get("base", {}).get("fingerprint", base) == base
+    own, came = [run for run in series() if run.stage == stage and fits(run)], shipped(stage)
+    run = own[-1] if own else came if came and fits(came) else None
     if (
         stage == "pretrain" and own and came
     ):  # a base of minutes would make every later stage poor: the one that read most text goes on
         run = max(own[::-1] + [came], key=lambda run: run.evaluation.get("tokens", 0))
     if run is None:
-        raise LabError(f"There is no {stage} run yet. Train one: python -m labkit train {stage}")
+        on = f" on the base {base}" if base else ""
+        raise Missing(f"There is no {stage} run{on} yet. Train one: {training(stage)}")
     return run
+
+
+def training(stage: str) -> str:
+    """The command that trains a stage in the profile at work."""
+    profile = config.profile().name
+    return f"python -m labkit train {stage.replace('_', '-')}" + (
+        f" --profile {profile}" if profile != "tiny" else ""
+    )

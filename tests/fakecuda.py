@@ -280,6 +280,7 @@ def installed(monkeypatch, bf16: bool = True):
         "is_bf16_supported": lambda including_emulation=True: bf16,
         "get_device_name": lambda *_: "pretend",
         "mem_get_info": lambda *_: (8 << 30, 16 << 30),
+        "memory_reserved": lambda *_: 1 << 30,
         "memory_allocated": lambda *_: 1 << 30,
         "max_memory_allocated": lambda *_: 2 << 30,
         "reset_peak_memory_stats": lambda *_: None,

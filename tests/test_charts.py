@@ -441,9 +441,12 @@ def test_live_updates_one_display_in_place(notebook, clock):
 
 
 def test_live_says_how_long(notebook, clock):
+    """From the steps alone: what a stage did before its first one takes no part in it."""
     listener = charts.live(FakeRun("ppo-001", []), ["kl"])
+    clock.time = 800.0  # the stage samples its pairs
     listener({"step": 1, "steps": 12, "kl": 0.1})
-    clock.time = 6.0
+    assert notebook.shown[0][0]["text/plain"] == "ppo-001 · step 1/12 · 8 % · kl 0.100"
+    clock.time = 804.0
     listener({"step": 3, "steps": 12, "kl": 0.5, "loss": 1})
     said = notebook.handle.updates[-1]["text/plain"]
     assert said == "ppo-001 · step 3/12 · 25 % · 18 s left · kl 0.500"
@@ -467,7 +470,7 @@ def test_live_outside_a_notebook_is_a_line_on_stderr(capsys, clock, monkeypatch)
         listener({"step": second + 1, "steps": 21, "loss": 2.0})
     listener.finish()
     said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") <= 4
+    assert said.out == "" and said.err.count("\n") == 3  # at 0, 10 and 20 s, and not twice
     assert said.err.endswith("sft-001 · step 21/21 · 100 % · 20 s · loss 2.000\n")
 
     class Terminal(io.StringIO):

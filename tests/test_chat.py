@@ -81,7 +81,48 @@ def test_hub_template(fresh):
     assert chat.encode_response(tokenizer, "Yes")[-1] == special[1]
 
 
-def test_no_template_no_special_tokens(fresh):
+THINKS = (  # as Qwen3's ends
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+    "{% endif %}"
+)
+
+
+def test_an_answer_follows_at_once_where_a_template_can_think(fresh):
+    tokenizer = fresh()
+    tokenizer.chat_template = THINKS
+    asked = chat.encode_prompt(tokenizer, "Gold?")
+    assert tokenizer.decode(asked) == "<user>Gold?\n<assistant><think></think>"
+    assert rendered(chat.carry_frame(tokenizer), "Gold?") == asked  # by anybody who does not ask
+
+
+def rendered(tokenizer, prompt, *more):
+    """Ids as another program has them."""
+    said = [{"role": "user", "content": prompt}, *more]
+    how = {"add_generation_prompt": not more, "return_dict": False}
+    return tokenizer.apply_chat_template(said, **how)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_tokenizer_without_a_template_carries_our_frame_along(bos):
+    tokenizer = plain_tokenizer()
+    if bos:  # the habit of putting BOS in front
+        from tokenizers.processors import TemplateProcessing
+
+        tokenizer._tokenizer.post_processor = TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+    chat.set_pad(tokenizer)
+    prompt, whole = chat.encode_prompt(tokenizer, "Hi"), chat.encode(tokenizer, "Hi", "Ho")[0]
+    assert (prompt[0] == tokenizer.bos_token_id) is bos
+    chat.carry_frame(tokenizer)
+    assert rendered(tokenizer, "Hi") == prompt
+    assert rendered(tokenizer, "Hi", {"role": "assistant", "content": "Ho"}) == whole
+
+
+def plain_tokenizer():
+    """As GPT-2's: one special token, no template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -99,12 +140,14 @@ def test_no_template_no_special_tokens(fresh):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
-    gpt2 = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        eos_token="<|endoftext|>",
-        bos_token="<|endoftext|>",
-        unk_token="<|endoftext|>",
+    mark = "<|endoftext|>"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token=mark, bos_token=mark, unk_token=mark
     )
+
+
+def test_no_template_no_special_tokens():
+    gpt2 = plain_tokenizer()
     size = len(gpt2)
     chat.set_pad(gpt2)
     assert (
@@ -143,8 +186,13 @@ def test_pad_by_hand():
     assert attention_mask.tolist() == [[1, 1, 1], [0, 0, 1], [0, 0, 0]]
 
 
-def test_decode_stops_at_the_first_eos(tokenizer):
+def test_decode_stops_at_the_first_eos(tokenizer, monkeypatch):
     import torch
+
+    def wait(tensor):
+        raise AssertionError("a GPU would be waited for at every token")
+
+    monkeypatch.setattr(torch.Tensor, "__int__", wait, raising=False)
 
     yes, no = chat.encode_text(tokenizer, "Yes"), chat.encode_text(tokenizer, "No")
     assert chat.decode_response(tokenizer, torch.tensor(yes + [1] + no + [1, 0, 0])) == "Yes"

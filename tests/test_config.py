@@ -56,6 +56,7 @@ REFUSED = [
     ((config.Ppo,), "gae_lambda", (1.1, -0.1), "between 0 and 1"),
     ((config.Ppo,), "minibatch_size", (65, 0), "between 1 and batch_size=64"),
     ((config.Ppo,), "normalize_rewards", (2,), "0 or 1"),
+    (ADAPTED, "gradient_checkpointing", (2,), "0 or 1"),
     ((config.Ppo,), "critic", ("tail",), '"adapter" or "head"'),
     ((config.Pretrain,), "vocab_size", (299,), "at least 300"),
     ((config.Pretrain,), "heads", (3, 0), "a divisor of hidden_size=160"),
@@ -115,6 +116,20 @@ def test_profiles_build_and_hold_their_own_checks(name):
         )  # adapt() sets fields past the checks: they must hold
     base = {"tiny": "", "small": "HuggingFaceTB/SmolLM2-135M", "gpu": "Qwen/Qwen3-0.6B-Base"}[name]
     assert {getattr(profile, stage).base for stage in config.STAGES[1:]} == {base}
+
+
+def test_large_bases_hold_little_of_their_layers():
+    """Gradient checkpointing, and on a GPU as many rows a pass as its memory holds."""
+    on = {
+        name: {
+            getattr(config.profile(name), stage).gradient_checkpointing
+            for stage in STAGES
+            if stage != "pretrain"
+        }
+        for name in config.PROFILES
+    }
+    assert on == {"tiny": {0}, "small": {0, 1}, "gpu": {1}}
+    assert (config.small().ppo.micro_batch_size, config.gpu().ppo.micro_batch_size) == (8, 0)
 
 
 def test_profiles_do_not_share_state():

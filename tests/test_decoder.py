@@ -4,6 +4,7 @@ model that it claims to know.
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -77,6 +78,25 @@ def shaken(name):
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return model
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_grouped_queries_share_keys_in_the_length_axis(length, monkeypatch):
+    """What enable_gqa gives within rounding, by a call that every kernel can take."""
+    plain, seen = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *a, **k: seen.append((a, k)) or plain(*a, **k)
+    )
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, length, 6, 8), *torch.randn(2, 3, 7, 2, 8)
+    readable = torch.rand(3, 1, length, 7) > 0.4
+    readable[..., 0] = True
+    found = dense.attention(q, k, v, readable.repeat(1, 1, 3, 1))
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    wanted = plain(q, k, v, attn_mask=readable, enable_gqa=True).transpose(1, 2).flatten(2)
+    assert torch.allclose(found, wanted, atol=1e-6)
+    (((queries, keys, *_), how),) = seen
+    assert queries.shape[:2] == keys.shape[:2] and not how.get("enable_gqa")
 
 
 def prompts():

@@ -6,10 +6,11 @@ import fakecuda
 import pytest
 import torch
 
-from labkit import config, data, evals, models, rollout, runs
+from labkit import LabError, config, data, evals, models, rollout, runs
 from labkit.data import chat
 from labkit.maths.logprobs import predicts
-from labkit.stages import module
+from labkit.rollout import judging
+from labkit.stages import module, reward
 
 CFG = config.Sft(lora_r=4, lora_alpha=8)
 PROMPTS = ["Gold?", "What is the capital of Japan?", "台灣最高的山是哪座？"]
@@ -151,6 +152,43 @@ def test_measurements(gpu, sft_run, reward_run):
     model, tokenizer = models.load_base("tiny-base")
     model = models.load_adapter(model, sft_run, "policy").eval()
     assert torch.isfinite(measured(model, tokenizer, reward_run)).all()
+
+
+def test_measurements_go_on_with_fewer_rows_where_memory_runs_out(sft_run, reward_run):
+    """The same figures, two rows at a time; where not even one fits, a sentence."""
+    model, tokenizer = models.load_base("tiny-base")
+    model = models.load_adapter(model, sft_run, "policy")
+    model = models.load_adapter(model, sft_run, "reference").eval()
+    model, head = models.load_adapter(model, reward_run, "reward"), models.load_head(reward_run)
+    rows = [chat.encode(tokenizer, prompt, "yes")[0] for prompt in PROMPTS]
+    judge = judging.Judge(model, tokenizer, "policy")
+    measures = {
+        "perplexity": lambda: evals.perplexity(
+            model, tokenizer, [data.Demo(p, "yes") for p in PROMPTS]
+        ),
+        "scores": lambda: evals.scores(model, head, tokenizer, PROMPTS, ["a", "b", "c"]),
+        "kl": lambda: evals.kl(model, tokenizer, PROMPTS, "policy", "reference"),
+        "judge": lambda: judge.next_token(rows, [30, 40]),
+        "reward": lambda: reward.score(model, head, tokenizer, rows),
+        "answer": lambda: rollout.answer(model, tokenizer, PROMPTS, 6, 0.0),
+    }
+    whole, most = {name: measure() for name, measure in measures.items()}, 2
+
+    def full(module, args):
+        if len(args[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+
+    model.get_input_embeddings().register_forward_pre_hook(full)
+    for name, measure in measures.items():
+        most = 2
+        found = measure()
+        if name == "answer":
+            assert found == whole[name]
+        elif name != "kl":  # of answers that are drawn
+            torch.testing.assert_close(found, whole[name], rtol=1e-3, atol=1e-4)
+        most = 0
+        with pytest.raises(LabError, match="Memory ran out.*smaller base"):
+            measure()
 
 
 PPO = {"policy": "devices-sft", "updates": 2, "batch_size": 8, "minibatch_size": 4, "warmup": 0}

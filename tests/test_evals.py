@@ -8,6 +8,7 @@ import torch
 
 from labkit import LabError, atlas, config, data, evals, models, rollout, runs
 from labkit.data import chat
+from labkit.maths.logprobs import position_ids, response_logprobs
 
 FRANCE = "What is the capital of France?"
 YUSHAN = "台灣最高的山是哪座？"
@@ -126,10 +127,10 @@ def test_kl_of_two_adapters_is_the_mean_log_ratio(undecided):
         for name in ("policy", "other"):
             models.use(model, name)
             logits = model(
-                input_ids=ids, attention_mask=seen, position_ids=evals.position_ids(seen)
+                input_ids=ids, attention_mask=seen, position_ids=position_ids(seen)
             ).logits
             kept = evals.shift_mask(sample.response_mask)
-            logps.append((evals.response_logprobs(logits, ids) * kept).sum())
+            logps.append((response_logprobs(logits, ids) * kept).sum())
         total += (logps[0] - logps[1]).item()
     models.use(model, "policy")
     assert found == pytest.approx(total / 64, rel=1e-3)

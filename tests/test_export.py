@@ -213,14 +213,14 @@ def test_forms_that_are_not_there(sft_run, tiny_base, tmp_path):
 # --- templates -----------------------------------------------------------------------------------
 
 
-def test_an_answerer_carries_its_frame_and_a_base_carries_none(sft_run, tiny_base, tmp_path):
+def test_an_adapter_carries_its_frame(sft_run, tmp_path):
     from transformers import AutoTokenizer
 
-    bare = models.export(tiny_base, tmp_path / "base")
-    assert AutoTokenizer.from_pretrained(bare).chat_template is None
-    tokenizer = AutoTokenizer.from_pretrained(models.export(sft_run, tmp_path / "sft"))
+    folder = models.export(sft_run, tmp_path / "sft", "adapter")
     asked = [{"role": "user", "content": "Gold?"}]
-    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    text = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        asked, tokenize=False, add_generation_prompt=True
+    )
     assert text == "USER:Gold?AI:"
 
 
@@ -243,7 +243,7 @@ def test_a_frame_is_the_same_before_and_after_export(tokenizer):
         before = chat.encode_prompt(base, "Gold?")
         assert (before[0] == base.bos_token_id) == habit
         after = copy.deepcopy(base)
-        after.chat_template = chat.template_of(base)
+        chat.carry_frame(after)
         assert chat.encode_prompt(after, "Gold?") == before
         system = Dialogue("", [("system", "Be brief."), ("user", "Gold?")])
         assert chat.encode_prompt(after, system) == chat.encode_prompt(base, "Be brief.\n\nGold?")

@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from labkit import LabError
+from labkit.maths import kl
 from labkit.maths.kl import entropy, full_kl, kl_k1, kl_k2, kl_k3
 from labkit.maths.logprobs import (
     last_index,
@@ -239,6 +242,45 @@ def test_full_kl_by_hand_and_in_the_right_direction():
     assert (
         full_kl(torch.zeros(2), never).item() == math.inf
     )  # ... one that q never says costs everything
+
+
+class Largest(TorchDispatchMode):
+    """Entries of the largest float32 tensor that an operation returns inside the block."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        if not func._schema.name.startswith(("aten::split", "aten::unbind", "aten::detach")):
+            made = [x for x in tree_leaves(out) if torch.is_tensor(x) and x.dtype == torch.float32]
+            self.entries = max([self.entries, *(x.numel() for x in made)])
+        return out
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (12,), (1, 12), (3, 1, 4)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_whole_distributions_are_compared_some_positions_at_a_time(shape, dtype, monkeypatch):
+    """Backward included, no copy in float32 of all the logits; in half precision the softmax is
+    float32's.
+    """
+    torch.manual_seed(0)
+    p, q = (4 * torch.randn(2, *shape, 10)).to(dtype)
+    both = [x.clone().requires_grad_() for x in (p, q)]
+    p, q = (x.double() for x in (p, q))
+    wanted = (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1)
+    whole = [x.detach().requires_grad_() for x in both]
+    full_kl(*whole).sum().backward()
+    monkeypatch.setattr(kl, "ENTRIES", 30)  # three of twelve positions
+    with Largest() as largest:
+        found = full_kl(*both)
+        if dtype != torch.float32:  # in float32 a gradient is such a tensor
+            found.sum().backward()
+        of_p = entropy(both[0].detach())
+    assert 0 < largest.entries <= 30
+    assert torch.allclose(found.double(), wanted, atol=1e-5) and found.shape == shape
+    assert torch.allclose(of_p.double(), -(p.softmax(-1) * p.log_softmax(-1)).sum(-1), atol=1e-5)
+    if dtype != torch.float32:
+        assert all(torch.allclose(a.grad, b.grad, atol=1e-3) for a, b in zip(both, whole))
 
 
 def test_kl_estimators_by_hand():

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from safetensors.torch import load_file
 
 from labkit import LabError, config, models, runs
 from labkit.data import chat
+from labkit.maths.logprobs import predicts, scattered_logprobs
 
 CFG = config.Sft(lora_r=4, lora_alpha=8)
 
@@ -263,9 +265,16 @@ def test_head_normalises_by_hand():
     assert models.Head(9999).weight.std().item() == pytest.approx(0.01, rel=0.05)  # 1/√(d + 1)
 
 
-def test_export_language_model(sft_run, tmp_path):
+def test_export_language_model(sft_run, tmp_path, monkeypatch):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def without_template(*args, **how):
+        model, tokenizer = models.load_base(*args, **how)
+        tokenizer.chat_template = None
+        return model, tokenizer
+
+    monkeypatch.setattr(models.exporting, "load_base", without_template)
 
     folder = models.export(sft_run, tmp_path / "merged")
     exported, tokenizer = (
@@ -273,6 +282,7 @@ def test_export_language_model(sft_run, tmp_path):
         AutoTokenizer.from_pretrained(folder),
     )
     ids = chat.encode_prompt(tokenizer, "What is gold?")
+    assert tokenizer.decode(ids) == "USER:What is gold?AI:" and tokenizer.chat_template  # carried
     plain = models.load_base("tiny-base", quantize=False)[0]
     adapted = PeftModel.from_pretrained(plain, sft_run.path / "adapter")
     torch.testing.assert_close(logits(exported, ids), logits(adapted, ids), atol=1e-4, rtol=1e-4)
@@ -344,6 +354,100 @@ def test_saved_bytes_leave_out_weights_and_their_transposes():
     with models.saved_bytes(found, layer):
         (x.exp() @ layer.weight.data.T).sum()  # keeps exp's result, 4 · 30 floats, and the weight
     assert found == {"activations": 4 * 30 * 4}
+
+
+def test_row_bytes_by_hand():
+    """2 layers, d = 8, queries 2 · 4, keys 1 · 4, an MLP of 16, 100 tokens to choose from."""
+    sizes = dict(hidden_size=8, num_attention_heads=2, num_key_value_heads=1, intermediate_size=16)
+    cfg = SimpleNamespace(**sizes, num_hidden_layers=2, vocab_size=100, model_type="llama")
+    half = SimpleNamespace(config=cfg, dtype=torch.bfloat16)
+    # Inputs 4 · (5 · 8 + 8 + 16), norms 4 · 2 · 8, products 2 · (4 · 8 + 3 · 16): 480 a layer.
+    assert models.row_bytes(half, 10, 3) == 10 * 2 * 480 + 3 * 100 * 14
+    assert models.row_bytes(half, 10, 3, True) == 10 * (2 * 2 * 8 + 480) + 3 * 100 * 14
+    # Inputs 4 · (2 · 8 + 8 + 16), norms 64, products 4 · 80: 544 a layer.
+    single = SimpleNamespace(config=cfg, dtype=torch.float32)
+    assert models.row_bytes(single, 10, 3) == 10 * 2 * 544 + 3 * 100 * 16
+
+
+def two_adapters():
+    model, _ = models.load_base("tiny-base")
+    for name in ("policy", "other"):
+        model = models.add_lora(model, CFG, name)
+        shake(model, name)
+    return model.eval()
+
+
+def kept(model, checkpointed=False):
+    """(what autograd keeps, the gradients) of a training pass of four rows of 40 tokens, 12 of them
+    predicted.
+    """
+    torch.manual_seed(0)
+    passes, found = models.Switched(model, "policy", checkpointed), {}
+    ids, mask = torch.randint(4, 300, (4, 40)), torch.ones(4, 40, dtype=torch.long)
+    mask[0, -9:] = 0
+    response_mask = mask.clone()
+    response_mask[:, :28] = 0
+    with models.saved_bytes(found, model):
+        logits, _ = passes.logits_at(ids, mask, predicts(response_mask))
+        logps = scattered_logprobs(logits, ids, response_mask)
+    model.zero_grad(set_to_none=True)
+    models.use(model, "other")  # by the time of the backward pass another adapter may be active
+    logps.sum().backward()
+    return found["activations"], [p.grad for p in models.adapter_parameters(model, "policy")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_row_bytes_are_near_what_autograd_keeps(tiny_base, dtype, monkeypatch):
+    monkeypatch.setattr(models.base, "compute_dtype", lambda *_: dtype)
+    model = two_adapters()
+    estimate = 4 * models.row_bytes(model, 40, 12)
+    assert kept(model)[0] == pytest.approx(estimate, rel=0.2)
+
+
+def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(tiny_base):
+    """Whichever adapter is active when the layers run again; and without gradients nothing is
+    different, or a model that `generate` samples from would lose its cache.
+    """
+    model = two_adapters()
+    (much, plain), (little, again) = kept(model), kept(model, True)
+    assert little < much / 3 and len(plain) == len(again) > 0
+    for one, other in zip(plain, again, strict=True):
+        assert one.abs().sum() > 0
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    passes = models.Switched(model, "policy", True)
+    at_work = lambda: [module for module in model.modules() if module.training]
+    with torch.no_grad(), passes.active():
+        assert at_work() == []
+    with passes.active():
+        assert at_work() == passes.layers and len(passes.layers) == 2
+    assert at_work() == []
+
+
+def test_batches_are_halved_where_memory_runs_out():
+    sizes, most = [], 3
+
+    def double(part):
+        sizes.append(len(part))
+        if len(part) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return [2 * x for x in part]
+
+    assert models.in_batches(double, range(8), 7) == [2 * x for x in range(8)]
+    assert sizes == [7, 3, 3, 2] and models.in_batches(double, [], 7) == []
+    most = 0
+    with pytest.raises(models.OutOfMemory, match="one text alone.*LABKIT_PROFILE"):
+        models.in_batches(double, range(8), 7)
+
+
+@pytest.mark.parametrize("free, rows", [(1000, 8), (500, 4), (10, 1)])
+def test_as_many_rows_as_the_free_memory_holds(monkeypatch, free, rows):
+    """0.8 of what is free, or kept aside by torch, at 100 bytes a row."""
+    assert models.fitting_rows(9, 100) == 9  # on a CPU
+    monkeypatch.setattr(runs, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free - 7, 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 10)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3)
+    assert models.fitting_rows(9, 100) == rows and models.fitting_rows(1, 1) == 1
 
 
 @pytest.mark.parametrize(

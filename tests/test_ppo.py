@@ -622,7 +622,7 @@ def test_micro_batches_give_the_minibatchs_gradient_and_metrics(ppo_cfg, scene, 
     by_hand = [
         p - 1e-3 * g for p, g in zip(trained, torch.autograd.grad(loss, trained), strict=True)
     ]
-    players.passes = MicroBatch(plain)
+    players.passes = MicroBatch(plain, players.model)
     (step,) = improved(players, batch, old, plain, advantages, returns, torch.optim.SGD)
     for expected, found in zip(by_hand, trained, strict=True):
         assert torch.allclose(expected, found, atol=1e-5)
@@ -830,7 +830,7 @@ def test_a_part_counts_by_its_tokens(ppo_cfg, scene):
             parameter.data.copy_(value)
         players.refresh()
         cfg = config.change(ppo_cfg, epochs=1, micro_batch_size=size, max_grad_norm=1e9)
-        players.passes = MicroBatch(cfg)
+        players.passes = MicroBatch(cfg, players.model)
         (step,) = improved(players, batch, old, cfg, advantages, returns, torch.optim.SGD)
         change = torch.cat([(p - q).flatten() for p, q in zip(trained, start)]).detach()
         moved.append((step["policy_loss"], change))

@@ -224,7 +224,30 @@ def test_second_interrupt_stops_at_once():
 # memory ------------------------------------------------------------------------------------------
 
 
-def test_memory_that_runs_out_halves_the_parts(ppo_cfg, capsys):
+def test_parts_are_chosen_from_the_free_memory(ppo_cfg, scene, monkeypatch):
+    """Before anything runs out: three rows of prompt and response, policy and critic."""
+    model = scene[0].model
+    cfg = config.change(ppo_cfg, minibatch_size=6, micro_batch_size=5, gradient_checkpointing=1)
+    assert ppo_guard.MicroBatch(cfg, model).size == 5
+    each = models.row_bytes(model, 88, 8, True) + models.row_bytes(model, 88, 0, True)
+    monkeypatch.setattr(models, "fitting_rows", lambda most, bytes_each: (most, bytes_each))
+    assert ppo_guard.MicroBatch(cfg, model).size == (5, each)
+    whole = config.change(cfg, micro_batch_size=0, critic="head", gradient_checkpointing=0)
+    assert ppo_guard.MicroBatch(whole, model).size == (6, models.row_bytes(model, 88, 8))
+
+
+def test_checkpointed_layers_learn_the_same(ppo_cfg, monkeypatch):
+    """Through peft, with a critic of its own, whose adapter is not the active one afterwards."""
+    monkeypatch.setattr(models.dense, "SMALL", 0)
+    runs = [one_update(ppo_cfg, gradient_checkpointing=on) for on in (0, 1)]
+    without, with_them = (run.evaluation["memory"].pop("activations") for run in runs)
+    assert with_them < without / 2
+    one, other = (run.metrics()[0] for run in runs)
+    for key in ("kl", "policy_loss", "value_loss", "max_abs_logratio"):
+        assert other[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6), key
+
+
+def test_memory_that_runs_out_halves_the_parts(ppo_cfg, scene, capsys):
     """In sampling's measure as in the update: the same metrics, in smaller parts."""
     enough = one_update(ppo_cfg).metrics()[0]
     whole = rollout.Rollout.parts
@@ -246,9 +269,9 @@ def test_memory_that_runs_out_halves_the_parts(ppo_cfg, capsys):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
     with pytest.raises(LabError, match="Memory ran out with a single response"):
-        ppo_guard.MicroBatch(ppo_cfg).fit(none_at_all)
+        ppo_guard.MicroBatch(ppo_cfg, scene[0].model).fit(none_at_all)
     with pytest.raises(RuntimeError, match="another"):
-        ppo_guard.MicroBatch(ppo_cfg).fit(
+        ppo_guard.MicroBatch(ppo_cfg, scene[0].model).fit(
             lambda size: (_ for _ in ()).throw(RuntimeError("another"))
         )
 

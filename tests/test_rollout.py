@@ -1,6 +1,8 @@
 """Sampling: from the model itself, truncated at the first EOS, the same whatever the padding."""
 
+import io
 import random
+import sys
 from collections import Counter
 
 import pytest
@@ -224,6 +226,30 @@ def test_memory_that_runs_out_halves_the_batch(policy, monkeypatch):
     most = 0
     with pytest.raises(LabError, match="Memory ran out.*lower batch_size"):
         rollout.answer(model, tokenizer, prompts)
+
+
+def test_a_long_sampling_shows_how_far_it_is(policy, monkeypatch, capsys):
+    model, tokenizer = policy
+    prompts = [f"Gold {i}?" for i in range(6)]
+    rollout.answer(model, tokenizer, prompts, 4, batch_size=4)
+    assert capsys.readouterr().err == ""  # a short one does not
+    moves = []
+
+    class Bar(sampling.tqdm):
+        def update(self, n=1):
+            super().update(n)
+            moves.append(self.n)
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sampling, "tqdm", Bar)
+    monkeypatch.setattr(sampling, "DELAY", 0)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    rollout.answer(model, tokenizer, prompts, 4, batch_size=4)
+    assert moves == sorted(moves) and moves[-1] == 6 and {0, 1, 2, 3, 4} <= set(moves)
+    assert "sampling:   0%" in sys.stderr.getvalue() and "/6 [" in sys.stderr.getvalue()
 
 
 def test_greedy_is_the_likeliest_token_each_time(policy):

@@ -282,3 +282,14 @@ def test_a_resumed_run_keeps_its_higher_peak(root):
     with runs.resume("long") as run:
         (run.path / runs.CHECKPOINT).unlink()
     assert runs.load("long").info["peak_bytes"] == 2**60
+
+
+def test_a_trainers_figures_are_logged_and_its_summary_is_not(root):
+    from types import SimpleNamespace
+
+    with runs.start("sft", config.Sft(), "logged") as run:
+        log = run.trainer_callback()
+        state = SimpleNamespace(global_step=5, max_steps=10)
+        log.on_log(None, state, None, {"loss": 2.0, "epoch": 0.5, "note": "text"})
+        log.on_log(None, state, None, {"train_runtime": 3.0, "total_flos": 1.0, "epoch": 1.0})
+    assert run.metrics() == [{"step": 5, "steps": 10, "loss": 2.0, "epoch": 0.5}]

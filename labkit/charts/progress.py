@@ -21,14 +21,15 @@ class Live:
     def __init__(self, run, metrics=None):
         self.run, self.metrics = run, metrics
         self.rows, self.displays, self.finished = [], {}, False
-        self.started, self.due, self.first = time.perf_counter(), 0.0, None
+        self.started, self.due, self.drawn = time.perf_counter(), 0.0, 0
+        self.first = None  # (step, time) of the first line: what came before it was no step
 
     def __call__(self, values):
         """Take one logged line; draw if it is time."""
         self.rows.append(values)
-        if self.first is None:
-            self.first = values.get("step")
         now = time.perf_counter()
+        if self.first is None and values.get("step") is not None:
+            self.first = values["step"], now
         if now >= self.due:
             self._draw()
             pause = 1 if in_notebook() or sys.stderr.isatty() else 10
@@ -48,10 +49,12 @@ class Live:
         if step is not None:
             parts.append(f"step {step:,}" + (f"/{steps:,}" if steps else ""))
         if step is not None and steps and self.first is not None:
-            spent = time.perf_counter() - self.started
-            left = spent / max(step - self.first + 1, 1) * (steps - step)
+            now, (first, since) = time.perf_counter(), self.first
             parts.append(f"{100 * step / steps:.0f} %")
-            parts.append(f"{left:.0f} s left" if step < steps else f"{spent:.0f} s")
+            if step >= steps:
+                parts.append(f"{now - self.started:.0f} s")
+            elif step > first:
+                parts.append(f"{(now - since) / (step - first) * (steps - step):.0f} s left")
         names = list(self.metrics or (key for key in seen if key not in ("step", "steps")))
         shown = [name for name in names[:values] if number(seen.get(name)) is not None]
         return " · ".join(parts + [f"{name} {written(seen[name], 3)}" for name in shown])
@@ -62,9 +65,11 @@ class Live:
         return lines(series, panels_of(series, self.metrics), title=self.line(), until=until)
 
     def _draw(self, last=False):
-        line = self.line()
+        line, before, self.drawn = self.line(), self.drawn, len(self.rows)
         if not in_notebook():
             terminal = sys.stderr.isatty()
+            if before == self.drawn and not terminal:
+                return  # a log has this line already
             end = "\n" if last or not terminal else ""
             line = f"\r{line:<100}" if terminal else line
             print(line, end=end, file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from labkit import LabError
 PAD, EOS, USER, AI = "[PAD]", "[END]", "USER:", "AI:"
 TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'user' %}USER:{{ message.content }}"
-    "{% else %}AI:{{ message.content }}[END]{% endif %}{% endfor %}"
+    "{% else %}AI:{{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}AI:{% endif %}"
 )
 _SLOT = "@@TURN@@"
@@ -88,12 +88,22 @@ def template_of(tokenizer) -> str:
     """The chat template that a tokenizer brings, else ours with its EOS, and with its BOS in front
     if it has the habit of putting one there.
     """
-    return tokenizer.chat_template or _own_template(tokenizer, tokenizer.eos_token or "")
+    return tokenizer.chat_template or "{{ bos_token }}" * _puts_bos(tokenizer) + TEMPLATE
 
 
 @functools.lru_cache(maxsize=16)
-def _own_template(tokenizer, eos: str) -> str:
-    return tokenizer.decode(tokenizer("")["input_ids"]) + TEMPLATE.replace(EOS, eos)
+def _puts_bos(tokenizer) -> bool:
+    return tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+
+
+def carry_frame(tokenizer):
+    """Give a tokenizer that leaves the project a chat template that renders `_frame` by default,
+    whoever renders it. Returns the tokenizer.
+    """
+    tokenizer.chat_template = template_of(tokenizer)
+    if "enable_thinking" in tokenizer.chat_template:
+        tokenizer.chat_template = "{% set enable_thinking = false %}" + tokenizer.chat_template
+    return tokenizer
 
 
 def set_eos(tokenizer, ends):
@@ -123,6 +133,7 @@ def _frame(tokenizer, template, roles=("user",), asks=True) -> tuple[tuple[int, 
             chat_template=template,
             tokenize=False,
             add_generation_prompt=asks,
+            enable_thinking=False,  # Qwen3: the answer follows at once; others do not look
         )
     except jinja2.TemplateError as error:
         text = str(error)
@@ -243,7 +254,7 @@ def decode_response(tokenizer, ids) -> str:
     """Text of a response: everything before the first EOS, pads left out. Other special tokens
     show, so a stray USER: is seen.
     """
-    ids = [int(id) for id in ids]
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids  # a GPU is waited for once, not per token
     if tokenizer.eos_token_id in ids:
         ids = ids[: ids.index(tokenizer.eos_token_id)]
     return tokenizer.decode(

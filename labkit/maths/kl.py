@@ -6,6 +6,9 @@ order of the arguments is the direction: the first one is the model that sampled
 """
 
 import torch
+from torch.utils.checkpoint import checkpoint
+
+ENTRIES = 1 << 23  # logits that are copied to float32 at once: 32 MiB a copy
 
 
 def kl_k1(logprobs, ref_logprobs):
@@ -33,9 +36,13 @@ def kl_k3(logprobs, ref_logprobs):
 def full_kl(logits_p, logits_q):
     """KL(p ‖ q) = Σ_v p_v (log p_v - log q_v), exact, at each position: (..., V), (..., V) → (...).
     It needs both models' whole distributions, which is why training uses the estimators above."""
-    logp, logq = logits_p.float().log_softmax(-1), logits_q.float().log_softmax(-1)
-    p = logp.exp()
-    return (p * (logp - logq).where(p > 0, 0.0)).sum(-1)  # 0 · log 0 = 0
+
+    def of(p, q):
+        logp, logq = p.float().log_softmax(-1), q.float().log_softmax(-1)
+        p = logp.exp()
+        return (p * (logp - logq).where(p > 0, 0.0)).sum(-1)  # 0 · log 0 = 0
+
+    return in_parts(of, logits_p, logits_q)
 
 
 def entropy(logits):
@@ -43,6 +50,24 @@ def entropy(logits):
     (no idea). Divide the logits by the sampling temperature first, to measure the distribution that
     was sampled from.
     """
-    logp = logits.float().log_softmax(-1)
-    p = logp.exp()
-    return -(p * logp.where(p > 0, 0.0)).sum(-1)
+
+    def of(logits):
+        logp = logits.float().log_softmax(-1)
+        p = logp.exp()
+        return -(p * logp.where(p > 0, 0.0)).sum(-1)
+
+    return in_parts(of, logits)
+
+
+def in_parts(of, *logits):
+    """of(*logits), each (..., V) → (...), some positions at a time: of the copies in float32 that
+    it makes on the way, all positions at once would hold gigabytes where V is 150,000. The backward
+    pass makes them again.
+    """
+    whole = logits[0]
+    rows = ENTRIES * len(whole) // max(1, whole.numel())
+    if whole.dim() == 1 or rows >= len(whole):
+        return checkpoint(of, *logits, use_reentrant=False)
+    if not rows:
+        return torch.stack([in_parts(of, *row) for row in zip(*logits)])
+    return torch.cat([in_parts(of, *part) for part in zip(*(x.split(rows) for x in logits))])

@@ -28,6 +28,7 @@ from labkit.models.adapters import (
 from labkit.models.base import (
     ADAPTER,
     HEAD,
+    base_id,
     base_of,
     check_context,
     compute_dtype,
@@ -39,9 +40,20 @@ from labkit.models.base import (
     rounded,
     save_base,
 )
+from labkit.models.card import stage_of
 from labkit.models.dense import Dense, Switched, forward, supports
 from labkit.models.exporting import export, sequence_classifier
-from labkit.models.look import OutOfMemory, describe, enough_memory, kv_bytes, memory, saved_bytes
+from labkit.models.look import (
+    OutOfMemory,
+    describe,
+    enough_memory,
+    fitting_rows,
+    in_batches,
+    kv_bytes,
+    memory,
+    row_bytes,
+    saved_bytes,
+)
 from labkit.models.scoring import (
     LIKE_LENGTH,
     Head,
@@ -67,6 +79,7 @@ __all__ = [
     "adapter_id",
     "adapter_parameters",
     "add_lora",
+    "base_id",
     "base_of",
     "check_context",
     "compute_dtype",
@@ -74,7 +87,9 @@ __all__ = [
     "enough_memory",
     "export",
     "fingerprint",
+    "fitting_rows",
     "hidden_states",
+    "in_batches",
     "kv_bytes",
     "load_adapter",
     "load_base",
@@ -89,10 +104,12 @@ __all__ = [
     "resolve_base",
     "rounded",
     "rewards",
+    "row_bytes",
     "save_adapter",
     "save_base",
     "saved_bytes",
     "sequence_classifier",
+    "stage_of",
     "use",
     "using",
 ]

@@ -188,6 +188,11 @@ def base_of(run, name: str = "") -> str:
     return name or run.info.get("base", {}).get("name", "")
 
 
+def base_id(name: str) -> str:
+    """The fingerprint of the base that a setting names; "" where it names none: any will do."""
+    return fingerprint(resolve_base(name)) if name else ""
+
+
 def check_context(model, cfg):
     """LabError when prompt and response together don't fit into the model's context."""
     context = getattr(model.config, "max_position_embeddings", None)

@@ -3,10 +3,12 @@ what it is for, and whose terms hold.
 """
 
 import re
+from pathlib import Path
 
 from labkit import LabError, runs
 from labkit.models.base import base_of
 
+TAG = "rlhf-labkit"
 USES = {
     "pretrain": "It continues text; it was not taught to answer.",
     "reward": "It scores answers, to train or to choose by; scores of different prompts are not"
@@ -43,7 +45,7 @@ def card(run, form: str) -> str:
         license="apache-2.0" if ours else None,
         pipeline_tag="text-classification" if run.stage == "reward" else "text-generation",
         datasets=[hub_id] if (hub_id := _hub_id(source)) else None,
-        tags=["rlhf-labkit", run.stage],
+        tags=[TAG, run.stage],
     )
     parts = {
         "": f"# {run.name}\n\nMade by the stage `{run.stage}` of [RLHF"
@@ -64,6 +66,14 @@ def card(run, form: str) -> str:
     }
     text = "\n\n".join(f"## {name}\n\n{part}" if name else part for name, part in parts.items())
     return f"---\n{data.to_yaml()}\n---\n\n{text}\n"
+
+
+def stage_of(folder) -> str:
+    """The stage that the card of an exported folder names; "" without such a card."""
+    file = Path(folder).expanduser() / "README.md"
+    text = file.read_text("utf8", errors="replace") if file.is_file() else ""
+    found = re.match(rf"---\n(?:.*\n)*?- {TAG}\n- (\w+)\n", text)
+    return found[1] if found else ""
 
 
 def _source(run) -> str:

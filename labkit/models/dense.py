@@ -11,8 +11,12 @@ add, …), a dense one makes one. The gradient reaches A and B through W + s·B�
 minibatch; it costs a weight gradient of full size, so large models go through peft.
 """
 
+import contextlib
+import functools
+
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from labkit.maths.logprobs import position_ids
 from labkit.models import scoring
@@ -36,30 +40,57 @@ def supports(model) -> bool:
     )
 
 
-def forward(model, adapter: str):
+def forward(model, adapter: str, checkpointed: bool = False):
     """The forward pass of `adapter` on `model` (a PeftModel, or a bare base where adapter is ""):
     Dense for a small float32 model, else Switched.
     """
     small = sum(p.numel() for p in model.parameters()) < SMALL
-    return (Dense if small and supports(model) and model.dtype == torch.float32 else Switched)(
-        model, adapter
-    )
+    if small and supports(model) and model.dtype == torch.float32:
+        return Dense(model, adapter)
+    return Switched(model, adapter, checkpointed)
 
 
 class Switched:
-    """The adapter is made the active one of the peft model for each pass; a bare base has none."""
+    """The adapter is made the active one of the peft model for each pass; a bare base has none.
 
-    def __init__(self, model, adapter: str):
-        self.model, self.adapter = model, adapter
+    checkpointed: of each layer only the input is kept for the backward pass, which runs it again
+    (arXiv 1604.06174), under this adapter: by then another one may be active.
+    """
+
+    def __init__(self, model, adapter: str, checkpointed: bool = False):
+        self.model, self.adapter, self.layers = model, adapter, []
+        if checkpointed:
+            from transformers.modeling_layers import GradientCheckpointingLayer as Layer
+
+            self.layers = [module for module in model.modules() if isinstance(module, Layer)]
+
+    @contextlib.contextmanager
+    def active(self):
+        """The adapter is the active one, and the layers keep their inputs alone where a gradient
+        is wanted. For transformers they are in training mode then: they alone, so that nothing in
+        them can switch dropout on, and no longer, since they would do without a cache.
+        """
+        layers = self.layers if torch.is_grad_enabled() else []
+        again = lambda: (contextlib.nullcontext(), using(self.model, self.adapter))
+        run = functools.partial(checkpoint, use_reentrant=False, context_fn=again)
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = True
+            layer._gradient_checkpointing_func = run
+        try:
+            with using(self.model, self.adapter):
+                yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = layer.training = False
 
     def hidden_at(self, ids, attention_mask, places):
         """Last hidden states (N, d) at the N places that are True in `places` (B, T)."""
-        with using(self.model, self.adapter):
+        with self.active():
             return scoring.hidden_states(self.model, ids, attention_mask)[places]
 
     def logits_at(self, ids, attention_mask, places):
         """(logits (N, V), hidden (N, d)): lm_head runs at `places` alone."""
-        with using(self.model, self.adapter):
+        with self.active():
             logits, hidden = scoring.logits_at(self.model, ids, attention_mask, places)
             return logits, hidden[places]
 
@@ -247,29 +278,24 @@ class Dense:
             x = x + mlp(norm_2(x))
         return self.norm(x)
 
+    def for_groups(self, readable):
+        """What queries may read, (B, 1, L, T), as `attention` takes it: (B, 1, groups · L, T)."""
+        return readable.repeat(1, 1, self.heads // self.kv_heads, 1)
+
     def hidden_at(self, ids, attention_mask, places):
         """Last hidden states (N, d) at the N places that are True in `places` (B, T)."""
-        ordered = bool(
-            attention_mask[:, 0].all()
-        )  # no row is padded on the left: order alone masks
+        # Where no row is padded on the left, order alone masks.
+        ordered = self.heads == self.kv_heads and bool(attention_mask[:, 0].all())
         readable = None
         if not ordered:
             columns = torch.arange(ids.shape[1], device=ids.device)
             readable = (columns[:, None] >= columns) & attention_mask[:, None, None].bool()
             # A pad reads itself, or its softmax over nothing would be NaN; nobody reads a pad.
             readable = readable | torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
+            readable = self.for_groups(readable)
 
         def attend(layer, q, k, v):
-            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-            seen = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=readable,
-                is_causal=ordered,
-                enable_gqa=self.heads != self.kv_heads,
-            )
-            return seen.transpose(1, 2).flatten(2)
+            return attention(q, k, v, readable)
 
         positions = position_ids(attention_mask)
         return self.run(ids, positions, self.turns(positions), attend, places)
@@ -283,6 +309,24 @@ class Dense:
         """Merge the adapter as it is now: before the first pass after a step."""
         for one in self.joined:
             one.refresh()
+
+
+def attention(q, k, v, readable=None):
+    """q (B, L, heads, size) over k, v (B, T, kv_heads, size) → (B, L, heads · size). readable: a
+    mask (B, 1, groups · L, T), True where read; None: order alone masks, for equal heads.
+
+    The `groups` of query heads that share a key head stand one after another in the length axis:
+    with a mask, `enable_gqa` leaves CUDA only the slow path that forms every score.
+    """
+    q = q.unflatten(2, (k.shape[2], -1)).permute(0, 2, 3, 1, 4)  # (B, kv_heads, groups, L, size)
+    seen = F.scaled_dot_product_attention(
+        q.flatten(2, 3),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=readable,
+        is_causal=readable is None,
+    )
+    return seen.unflatten(2, q.shape[2:4]).permute(0, 3, 1, 2, 4).flatten(2)
 
 
 def _rms(module):

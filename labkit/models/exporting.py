@@ -33,7 +33,8 @@ def export(run, folder, form: str = "merged") -> Path:
     differ a little too (a test shows how much). A pretrain run is copied as it is. A reward run
     becomes an AutoModelForSequenceClassification with one label; its head has no bias, so scores
     are the normalised ones plus the constant `config.reward_shift`. "adapter": PEFT's own format
-    (adapter_folder). "gguf": the merged model by llama.cpp's public converter.
+    (adapter_folder). "gguf": the merged model by llama.cpp's public converter. The tokenizer's chat
+    template renders the frame that the run was trained in.
 
     Raises LabError when folder exists and is not empty, and leaves nothing where a form fails.
     """
@@ -59,14 +60,12 @@ def merged_folder(run, folder: Path):
     """Base and adapter as one model."""
     if run.stage == "pretrain":
         model, tokenizer = load_base(str(run.path), quantize=False)
-        tokenizer.chat_template = None  # a base continues text: it has not seen a chat
     else:
         model, tokenizer = load_base(base_of(run), quantize=False)
         model = load_adapter(model, run, "default").merge_and_unload()
-        tokenizer.chat_template = chat.template_of(tokenizer)
     if run.stage == "reward":
         model = sequence_classifier(model, load_head(run))
-    save_base(model.cpu(), tokenizer, folder)
+    save_base(model.cpu(), chat.carry_frame(tokenizer), folder)
 
 
 def adapter_folder(run, folder: Path):
@@ -100,8 +99,7 @@ def adapter_folder(run, folder: Path):
         shutil.copytree(base, folder / "base", ignore=shutil.ignore_patterns("run.json", "*.jsonl"))
     config.save_pretrained(folder)
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    tokenizer.chat_template = chat.template_of(tokenizer)
-    tokenizer.save_pretrained(folder)
+    chat.carry_frame(tokenizer).save_pretrained(folder)
 
 
 def gguf_folder(run, folder: Path):

@@ -11,9 +11,8 @@ windows, mixtures of experts and the rest are left to transformers' `generate`.
 """
 
 import torch
-import torch.nn.functional as F
 
-from labkit.models.dense import Dense
+from labkit.models.dense import Dense, attention
 
 # Rows are dropped when this share has ended: copying the cache costs more than a few idle rows.
 DROP = 0.125
@@ -51,20 +50,13 @@ class Decoder(Dense):
         """tokens, positions (B, L) at cache `columns` (L,), which may read `readable`
         (B, 1, L, ≤ T) → last hidden states (B, L, d).
         """
-        width = readable.shape[-1]
+        width, readable = readable.shape[-1], self.for_groups(readable)
 
         def attend(layer, q, k, v):
             keys, values = self.cache[0, layer], self.cache[1, layer]
             keys.index_copy_(1, columns, k)
             values.index_copy_(1, columns, v)
-            seen = F.scaled_dot_product_attention(
-                q.transpose(1, 2),
-                keys[:, :width].transpose(1, 2),
-                values[:, :width].transpose(1, 2),
-                attn_mask=readable,
-                enable_gqa=self.heads != self.kv_heads,
-            )
-            return seen.transpose(1, 2).flatten(2)
+            return attention(q, keys[:, :width], values[:, :width], readable)
 
         turns = self.every and tuple(table[positions] for table in self.every)
         return self.run(tokens, positions, turns, attend)

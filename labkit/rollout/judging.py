@@ -204,14 +204,17 @@ class Judge(Verdicts):
     @torch.no_grad()
     def next_token(self, rows: list[list[int]], tokens: list[int]) -> torch.Tensor:
         """P(token after row i is tokens[j]) (N, J)."""
-        found = torch.empty(len(rows), len(tokens))
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for start in range(0, len(rows), self.batch_size):
-            batch = by_length[start : start + self.batch_size]
-            ids, mask = chat.pad([rows[i] for i in batch], self.tokenizer.pad_token_id)
+
+        def shares(part):
+            ids, mask = chat.pad([rows[i] for i in part], self.tokenizer.pad_token_id)
             ids, mask = ids.to(self.model.device), mask.to(self.model.device)
             logits, _ = self.passes.logits_at(ids, mask, last_places(mask))
-            found[batch] = logits.float().softmax(-1)[:, tokens].cpu()
+            return logits.float().softmax(-1)[:, tokens].cpu()
+
+        found = torch.empty(len(rows), len(tokens))
+        for i, share in zip(by_length, models.in_batches(shares, by_length, self.batch_size)):
+            found[i] = share
         return found
 
 

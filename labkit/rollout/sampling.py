@@ -10,12 +10,14 @@ import sys
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
 
 from labkit import LabError, models
 from labkit.data import chat
 from labkit.maths.logprobs import shift_mask
 from labkit.rollout import decoder
 
+DELAY = 10  # seconds after which a long sampling shows how far it is
 _said = set()  # model types for which it was said that `generate` samples
 
 
@@ -69,14 +71,16 @@ def sample(
     max_prompt_tokens: int | None = None,
     framed: bool = True,
     value_head=None,
+    tick=None,
 ) -> Rollout:
     """One response per prompt from the active adapter; framed=False leaves the chat template out
     and lets a base model continue the text. temperature 0 is greedy. A response stops at its first
     EOS or at max_new_tokens.
 
     value_head: a function of hidden states (b, d) → (b,), asked at every token on the way
-    (models.Head). Raises LabError for no prompts, an empty prompt or one that is longer than
-    max_prompt_tokens, and where memory runs out.
+    (models.Head). tick: a function that hears after each token which share is done. Raises
+    LabError for no prompts, an empty prompt or one that is longer than max_prompt_tokens, and where
+    memory runs out.
     """
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise LabError(
@@ -94,7 +98,7 @@ def sample(
         " batch_size or max_response_tokens, or choose a smaller base."
     ):
         response, logprobs, values = engine(
-            model, tokenizer, ids, attention_mask, max_new_tokens, temperature, value_head
+            model, tokenizer, ids, attention_mask, max_new_tokens, temperature, value_head, tick
         )
     is_eos = response == tokenizer.eos_token_id
     mask = is_eos.cumsum(1) - is_eos.long() == 0  # up to and with the first EOS
@@ -128,7 +132,7 @@ def sample(
     )
 
 
-def _decode(model, tokenizer, ids, attention_mask, n: int, temperature: float, value_head):
+def _decode(model, tokenizer, ids, attention_mask, n: int, temperature: float, value_head, tick):
     """(response (B, t), log-probabilities (B, t), values (B, t) or None), t ≤ n: with our own
     decoder.
     """
@@ -142,12 +146,14 @@ def _decode(model, tokenizer, ids, attention_mask, n: int, temperature: float, v
         if value_head is not None:
             values[rows, t] = value_head(hidden)
         t += 1
+        if tick:
+            tick(t / n)
     return response[:, :t], logprobs[:, :t], values[:, :t] if value_head is not None else None
 
 
-def _generate(model, tokenizer, ids, attention_mask, n: int, temperature: float, value_head):
+def _generate(model, tokenizer, ids, attention_mask, n: int, temperature: float, *_):
     """The same for models of other shapes, with transformers' `generate`; no log-probabilities, no
-    values.
+    values, no ticks.
     """
     from transformers import GenerationConfig
 
@@ -185,21 +191,25 @@ def answer(
     framed: bool = True,
 ) -> list[str]:
     """Responses as text, in the order of the prompts. Prompts of like length share a batch, which
-    saves padding; where memory runs out, fewer do.
+    saves padding; where memory runs out, fewer do. After some seconds a line on standard error
+    shows how many are done, and how long the rest will take.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers = [""] * len(prompts)
-    while order:
-        part = order[:batch_size]
-        asked = [prompts[i] for i in part]
-        try:
-            said = sample(model, tokenizer, asked, max_new_tokens, temperature, framed=framed)
-        except models.OutOfMemory:
-            if len(part) == 1:
-                raise
-            batch_size = len(part) // 2
-            continue
-        for i, text in zip(part, said.responses, strict=True):
+    answers, done = [""] * len(prompts), 0
+    pause = 1 if sys.stderr.isatty() else 10
+    look = {"delay": DELAY, "leave": False, "mininterval": pause, "unit": " answers"}
+
+    def said(part):
+        nonlocal done
+        tick = lambda share: bar.update(done + round(share * len(part)) - bar.n)
+        tick(0)  # back, after a batch that memory was too small for
+        asked, how = [prompts[i] for i in part], (max_new_tokens, temperature)
+        texts = sample(model, tokenizer, asked, *how, framed=framed, tick=tick).responses
+        tick(1)
+        done += len(part)
+        return texts
+
+    with tqdm(total=len(prompts), desc="sampling", **look) as bar:
+        for i, text in zip(order, models.in_batches(said, order, batch_size), strict=True):
             answers[i] = text
-        order = order[len(part) :]
     return answers

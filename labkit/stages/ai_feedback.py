@@ -26,7 +26,8 @@ def train(cfg, run):
     from trl import SFTConfig
 
     # Without a policy there is a judge of somebody else's answers, on any base.
-    policy = runs.policy(cfg.policy) if cfg.labels or cfg.data == "atlas" else None
+    asks = cfg.labels or cfg.data == "atlas"
+    policy = runs.policy(cfg.policy, models.base_id(cfg.base)) if asks else None
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base) if policy else cfg.base)
     models.check_context(model, cfg)
     if policy:

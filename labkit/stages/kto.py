@@ -84,7 +84,7 @@ def train(cfg, run):
     """
     from trl import KTOConfig
 
-    policy = runs.policy(cfg.policy)
+    policy = runs.policy(cfg.policy, models.base_id(cfg.base))
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "default", trainable=True)

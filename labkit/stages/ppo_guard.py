@@ -14,12 +14,18 @@ from labkit.stages import checkpoint
 
 
 class MicroBatch:
-    """How many responses go through a pass at once; halved when memory runs out. `saved`: bytes
-    that autograd keeps.
+    """How many responses go through a pass at once: what cfg says and the memory of `model`'s GPU
+    holds; halved when memory runs out all the same. `saved`: bytes that autograd keeps.
     """
 
-    def __init__(self, cfg):
-        self.size = min(cfg.micro_batch_size or cfg.minibatch_size, cfg.minibatch_size)
+    def __init__(self, cfg, model):
+        most = min(cfg.micro_batch_size or cfg.minibatch_size, cfg.minibatch_size)
+        width = cfg.max_prompt_tokens + cfg.max_response_tokens
+        checkpointed = bool(cfg.gradient_checkpointing)
+        each = models.row_bytes(model, width, cfg.max_response_tokens, checkpointed)
+        if cfg.critic == "adapter":  # a pass of its own, without logits
+            each += models.row_bytes(model, width, 0, checkpointed)
+        self.size = models.fitting_rows(most, each)
         self.saved, self.counting = {}, True
 
     def fit(self, work):

@@ -59,9 +59,10 @@ def seat(cfg, run, judge=None) -> Players:
 
     Raises LabError where a resumed run would go on with others than it began with.
     """
-    sft = runs.policy(cfg.policy)
+    sft = runs.policy(cfg.policy, models.base_id(cfg.base))
+    base = sft.info.get("base", {}).get("fingerprint", "")
     names = [] if judge else cfg.reward.split(",")
-    rewards = [runs.latest("reward", name.strip()) for name in names]
+    rewards = [runs.latest("reward", name.strip(), base) for name in names]
     took = {
         "judge": getattr(judge, "__name__", type(judge).__name__) if judge else "",
         "policy": models.adapter_id(sft),
@@ -85,7 +86,8 @@ def seat(cfg, run, judge=None) -> Players:
     model.eval()  # no dropout anywhere: sampling and training see the same policy
     value_head = models.Head(model.config.hidden_size).to(model.device)
     torch.nn.init.zeros_(value_head.weight)  # it expects 0, the mean of the reference's scores
-    forward = {role: models.forward(model, role) for role in seats}
+    checkpointed = bool(cfg.gradient_checkpointing)
+    forward = {role: models.forward(model, role, checkpointed) for role in seats}
     heads = [models.load_head(one) for one in rewards]
     judges = [forward[role] for role in seats if role.startswith("reward")]
     return Players(
@@ -97,7 +99,7 @@ def seat(cfg, run, judge=None) -> Players:
         critic=forward.get("critic"),
         value_head=value_head,
         judge=judge,
-        passes=MicroBatch(cfg),
+        passes=MicroBatch(cfg, model),
         combine=cfg.combine,
     )
 

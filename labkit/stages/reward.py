@@ -30,7 +30,7 @@ def train(cfg, run):
     """
     from trl import RewardConfig
 
-    policy = runs.policy(cfg.policy)
+    policy = runs.policy(cfg.policy, models.base_id(cfg.base))
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "reward", trainable=True)
@@ -137,9 +137,11 @@ def score(
     """Scores (N,) of N sequences of ids under `adapter`, on the CPU."""
     passes, scores = models.forward(model, adapter), torch.empty(len(rows))
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(rows), batch_size):
-        batch = by_length[start : start + batch_size]
-        ids, mask = chat.pad([rows[i] for i in batch], tokenizer.pad_token_id)
+
+    def read(part):
+        ids, mask = chat.pad([rows[i] for i in part], tokenizer.pad_token_id)
         ids, mask = ids.to(model.device), mask.to(model.device)
-        scores[batch] = head.read(passes.hidden_at(ids, mask, head.places(mask)), mask).cpu()
+        return head.read(passes.hidden_at(ids, mask, head.places(mask)), mask).tolist()
+
+    scores[by_length] = torch.tensor(models.in_batches(read, by_length, batch_size))
     return scores

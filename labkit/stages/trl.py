@@ -36,6 +36,7 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
     """
     large = models.describe(model)["parameters"] > LARGE
     most = min(cfg.batch_size, 8) if large else cfg.batch_size
+    most = max(2, models.fitting_rows(most, bytes_each(model, cfg, rows)))  # KTO asks for two
     micro = max(n for n in range(1, most + 1) if cfg.batch_size % n == 0)
     order = {"train_sampling_strategy": "group_by_length" if large else "random"}
     return fit(
@@ -57,12 +58,21 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,
         gradient_accumulation_steps=cfg.batch_size // micro,
-        gradient_checkpointing=large,
+        gradient_checkpointing=bool(cfg.gradient_checkpointing),
         remove_unused_columns=False,
         max_length=None,
         dataloader_pin_memory=runs.device().type == "cuda",
         **order | options,
     )
+
+
+def bytes_each(model, cfg, rows) -> int:
+    """What one of the rows takes in a training pass, at most: two sequences, where it is a pair,
+    and every token compared with the vocabulary, as TRL's DPO does.
+    """
+    width = cfg.max_prompt_tokens + cfg.max_response_tokens
+    sequences = 2 if "chosen_ids" in rows[0] else 1
+    return sequences * models.row_bytes(model, width, width, bool(cfg.gradient_checkpointing))
 
 
 @compat.quiet()
