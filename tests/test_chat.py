@@ -294,3 +294,28 @@ def test_the_loaded_base_ends_answers_so(tiny_base, fresh, tmp_path):
     models.save_base(model, tokenizer, tmp_path / "chat")
     _, loaded = models.load_base(str(tmp_path / "chat"), quantize=False)
     assert loaded.eos_token_id == turn and loaded.pad_token_id not in (turn, start)
+
+
+@pytest.mark.parametrize("name", "qwen2_5 qwen3 llama3_1 gemma gemma3 phi3 lfm2 cohere".split())
+def test_published_templates_frame_as_they_render(fresh, name):
+    """The chat templates of published models, as TRL's package brings them."""
+    from pathlib import Path
+
+    import trl
+
+    tokenizer = fresh()
+    folder = Path(trl.__file__).parent / "chat_templates"
+    tokenizer.chat_template = (folder / f"{name}.jinja").read_text("utf8")
+    for turns in (TURNS[2:], TURNS, (("system", "Be brief."), *TURNS)):
+        told = turns
+        if name == "gemma" and turns[0][0] == "system":  # it raises for a system message
+            told = (("user", "Be brief.\n\nHi"), *TURNS[1:])
+        rendered = tokenizer.apply_chat_template(
+            messages(told), tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        assert tokenizer.decode(chat.encode_prompt(tokenizer, dialogue(*turns))) == rendered
+    ends = {"qwen": "<|im_end|>", "llam": "<|eot_id|>", "gemm": "<end_of_turn>", "phi3": "<|end|>"}
+    if mark := ends.get(name[:4]):
+        tokenizer.add_special_tokens({"additional_special_tokens": [mark]})
+        chat.set_eos(tokenizer, [tokenizer.convert_tokens_to_ids(mark)])
+        assert tokenizer.eos_token == mark

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from test_data_sets import ANSWER, feedback, shards, turns
 
-from labkit import cli, data, runs
+from labkit import cli, config, data, runs
 from labkit.data import chat
 
 SIZES = "--max-prompt-tokens 40 --max-response-tokens 8".split()
@@ -97,3 +97,17 @@ def test_ppo_takes_as_many_prompts_as_its_updates_ask(home, tmp_path, capsys):
     assert n > 0 and why == "prompt of more than max_prompt_tokens=40 tokens" and why in told
     prompts = {line["prompt"] for line in run.metrics()}
     assert len(prompts) == 2 and prompts <= {f"Q{i}" for i in range(30)}
+
+
+def test_ptx_reads_of_a_set_what_its_updates_can_draw(ppo_cfg, tokenizer, tmp_path):
+    from types import SimpleNamespace
+
+    from labkit.stages import ppo_report
+
+    folder = shards(tmp_path / "s", train=[{"text": f"{i:03d} cats. " * 9} for i in range(400)])
+    cfg = config.change(ppo_cfg, ptx_text=folder, max_prompt_tokens=8, max_response_tokens=8)
+    players = SimpleNamespace(tokenizer=tokenizer, model=SimpleNamespace(device="cpu"))
+    ids, mask = ppo_report.text_rows(players, cfg)(300)
+    seen = {tokenizer.decode(row)[:3] for row in ids}
+    wanted = 4 * 16 * cfg.updates * cfg.epochs * cfg.batch_size // 90 + 1  # 90 characters each
+    assert len(seen) > 5 and seen <= {f"{i:03d}" for i in range(wanted)}

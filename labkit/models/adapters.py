@@ -12,7 +12,16 @@ from torch import nn
 
 from labkit import LabError, runs
 from labkit.compat import quiet, same_gradients
-from labkit.models.base import ADAPTER, HEAD, base_of, fingerprint, load_base, run_name
+from labkit.models import smollm2
+from labkit.models.base import (
+    ADAPTER,
+    HEAD,
+    base_of,
+    fingerprint,
+    load_base,
+    resolve_base,
+    run_name,
+)
 
 
 @quiet()
@@ -91,11 +100,12 @@ def load_policy(run):
 
 def from_elsewhere(name: str) -> bool:
     """Whether `name` is no run but a model: a folder with an adapter in PEFT's format or in Hugging
-    Face layout, or a Hub id of either.
+    Face layout, a Hub id of either, or "smollm2".
     """
     if (runs.root() / name / "run.json").exists() or name.startswith("shipped/"):
         return False
-    return Path(name).expanduser().is_dir() or bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name))
+    is_id = name == smollm2.NAME or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
+    return bool(is_id) or Path(name).expanduser().is_dir()
 
 
 def load_elsewhere(name: str):
@@ -107,12 +117,14 @@ def load_elsewhere(name: str):
     from transformers.utils import find_adapter_config_file
 
     path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    adapter = find_adapter_config_file(path)
+    adapter = None if name == smollm2.NAME else find_adapter_config_file(path)
     if adapter is None:
-        model, tokenizer = load_base(path)
-        kinds = AutoConfig.from_pretrained(path).architectures or []
+        base = resolve_base(path)
+        kinds = (
+            (AutoConfig.from_pretrained(base).architectures or []) if Path(base).is_dir() else []
+        )
         _refuse_scorer(name, any("Classification" in kind for kind in kinds))
-        return model, tokenizer
+        return load_base(path)
     folder, config = Path(adapter).parent, PeftConfig.from_pretrained(path)
     _refuse_scorer(name, config.task_type == "SEQ_CLS")
     if Path(path).is_dir() and not (folder / "adapter_model.safetensors").exists():

@@ -14,6 +14,7 @@ from torch import nn
 from labkit import LabError, compat, runs
 from labkit.compat import quiet
 from labkit.data import chat
+from labkit.models import smollm2
 
 ADAPTER, HEAD = "adapter", "head.safetensors"
 SMALL = 50_000_000  # parameters below which a base computes in float32, on a GPU too
@@ -50,12 +51,14 @@ def save_base(model, tokenizer, path):
 
 def resolve_base(name: str = "") -> str:
     """Where the base lies: "" → the newest pretrain run (else the shipped one), a run name, a
-    folder, or a Hub id as it is.
+    folder, a Hub id as it is, or "smollm2" (see smollm2.py).
 
     Raises LabError for a folder without a model, an unknown run, or a name that can't be a Hub id.
     """
     if not name:
         return str(runs.latest("pretrain").path)
+    if name == smollm2.NAME:
+        return str(smollm2.smollm2())
     if Path(name).is_dir():
         if not (Path(name) / "config.json").exists():
             raise LabError(
