@@ -317,9 +317,7 @@ def speaker(name: str):
     """The run to talk to: `name`, else your newest run that can talk, else the shipped one that is
     furthest along. A model from elsewhere is a Run of no stage.
     """
-    from labkit import models
-
-    if name and models.from_elsewhere(name):
+    if name and runs.elsewhere(name):
         return runs.Run(Path(name), "", name)
     own = [run for run in runs.series() if run.stage in TALKS][-1:]
     came = filter(None, map(runs.shipped, TALKS))

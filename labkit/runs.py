@@ -483,6 +483,16 @@ def load(name: str) -> Run:
     )
 
 
+def elsewhere(name: str) -> bool:
+    """Whether `name` is no run but a model: a folder with an adapter in PEFT's format or in Hugging
+    Face layout, a Hub id of either, or "smollm2" (models.smollm2).
+    """
+    if (root() / name / "run.json").exists() or name.startswith("shipped/"):
+        return False
+    is_id = name == "smollm2" or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
+    return bool(is_id) or Path(name).expanduser().is_dir()
+
+
 def policy(name: str = "", base: str = "") -> Run:
     """The run that a stage starts its policy from: `name`, of any stage that leaves one, else the
     latest SFT run (on `base`, see `latest`).

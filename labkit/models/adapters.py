@@ -4,7 +4,6 @@ by what is active.
 
 import contextlib
 import copy
-import re
 from pathlib import Path
 
 import torch
@@ -86,26 +85,16 @@ def load_policy(run):
     """(model, tokenizer) ready to answer: the 4-bit base with the run's adapter as "policy"; a
     pretrain run gives the bare base.
 
-    run: a Run, a run's name, or what `from_elsewhere` says is a model.
+    run: a Run, a run's name, or a model from elsewhere (runs.elsewhere).
     """
     if isinstance(run, str):
-        if from_elsewhere(run):
+        if runs.elsewhere(run):
             return load_elsewhere(run)
         run = runs.load(run)
     if run.stage == "pretrain":
         return load_base(run_name(run))
     model, tokenizer = load_base(base_of(run))
     return load_adapter(model, run, "policy").eval(), tokenizer
-
-
-def from_elsewhere(name: str) -> bool:
-    """Whether `name` is no run but a model: a folder with an adapter in PEFT's format or in Hugging
-    Face layout, a Hub id of either, or "smollm2".
-    """
-    if (runs.root() / name / "run.json").exists() or name.startswith("shipped/"):
-        return False
-    is_id = name == smollm2.NAME or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
-    return bool(is_id) or Path(name).expanduser().is_dir()
 
 
 def load_elsewhere(name: str):
