@@ -187,19 +187,55 @@ def test_single_tables(tmp_path, ultrafeedback):
     assert found == [Rating("Q", "A", True), Rating("R", "B", False)]
 
 
-def test_a_text_is_streamed_and_no_more_of_it_read_than_is_wanted(tmp_path, monkeypatch):
-    rows = [{"text": f"{i:04d} " * 10} for i in range(200)]
-    folder = shards(tmp_path / "stories", train=rows)
+@pytest.fixture
+def online(tmp_path, monkeypatch):
+    """online(folder): "someone/set" is this folder, as if it came from the Hub; gives the list of
+    what was downloaded.
+    """
     import datasets
 
+    real, prepared, downloads = datasets.load_dataset_builder, datasets.DatasetBuilder, []
+    prepare = prepared.download_and_prepare
     monkeypatch.setattr(
-        datasets.DatasetBuilder, "download_and_prepare", lambda *_, **__: pytest.fail("downloaded")
+        prepared,
+        "download_and_prepare",
+        lambda self, *more, **how: (
+            downloads.append(self.dataset_name),
+            prepare(self, *more, **how),
+        ),
     )
-    found = data.load_text(folder, enough=1000)
+
+    def as_hub(folder):
+        builder = lambda name, **more: real(folder, cache_dir=str(tmp_path / "cache"), **more)
+        monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+        return downloads
+
+    return as_hub
+
+
+def test_a_hub_set_is_downloaded_but_a_text_and_a_large_one_are_streamed(
+    tmp_path, monkeypatch, online
+):
+    rows = [{"text": f"{i:04d} " * 10} for i in range(200)]
+    downloads = online(shards(tmp_path / "stories", train=rows))
+    found = data.load_text("someone/set", enough=1000)
     assert [text[:4] for text in found] == [f"{i:04d}" for i in range(20)]
-    assert found.about["of"] is None
-    monkeypatch.setattr(hub, "LARGE", 10)  # and so is a set that is large
-    assert len(data.load(folder, lambda row: row["text"], 3)) == 3
+    assert found.about["of"] is None and not downloads
+    some = data.load("someone/set", lambda row: row["text"][:4], 50)
+    assert some.about["drawn"] and some.about["of"] == 200 and len(downloads) == 1
+    assert len(set(some)) == 50 and some != sorted(some)
+    assert len(data.load("someone/set", lambda row: row["text"])) == 200
+    monkeypatch.setattr(hub, "LARGE", 10)
+    large = data.load("someone/set", lambda row: row["text"][:4], 3)
+    assert large == ["0000", "0001", "0002"] and len(downloads) == 2
+    assert not large.about["drawn"]
+
+
+def test_a_folder_that_has_changed_is_read_anew(tmp_path):
+    """`datasets` keeps its copy of a folder by the folder's name."""
+    for i in range(2):
+        folder = shards(tmp_path / str(i) / "same", train=[{"prompt": f"Q{i}"}])
+        assert data.load_prompts(folder) == [f"Q{i}"]
 
 
 def test_the_real_folder_as_a_set(tmp_path):

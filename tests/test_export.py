@@ -43,7 +43,7 @@ def reward_run(sft_run):
     with runs.start("reward", config.Reward(reads="last"), "to-export-reward") as run:
         model = models.load_adapter(models.load_base("tiny-base")[0], sft_run, "reward")
         head = models.Head(64)
-        head.normalise(torch.tensor([1.0, 3.0]))
+        head.normalise(torch.tensor([1.0, 5.0]))
         models.save_adapter(model, run, "reward", head)
     return run
 
@@ -104,12 +104,22 @@ def test_a_base_from_the_hub_is_named_not_copied(sft_run, tmp_path, monkeypatch)
     monkeypatch.setattr(exporting, "base_of", lambda run: "someone/base")
     monkeypatch.setattr(exporting, "resolve_base", lambda name: name)
     load = exporting.load_base
-    monkeypatch.setattr(exporting, "load_base", lambda name, **more: load("tiny-base", **more))
+
+    def load_base(name, **more):
+        model, tokenizer = load("tiny-base", **more)
+        tokenizer.chat_template = None
+        return model, tokenizer
+
+    monkeypatch.setattr(exporting, "load_base", load_base)
     monkeypatch.setattr("labkit.models.card.base_of", lambda run: "someone/base")
     folder = models.export(sft_run, tmp_path / "adapter", "adapter")
     assert not (folder / "base").exists()
     told = json.loads((folder / "adapter_config.json").read_text("utf8"))
     assert told["base_model_name_or_path"] == "someone/base"
+    # A base without a template: the adapter carries the frame that it was trained in.
+    from transformers import AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(folder).chat_template == chat.TEMPLATE
     card = (folder / "README.md").read_text("utf8")
     assert "base_model: someone/base" in card and "license:" not in card
     assert "https://huggingface.co/someone/base" in card
@@ -249,6 +259,16 @@ def test_a_frame_is_the_same_before_and_after_export(tokenizer):
         assert chat.encode_prompt(after, system) == chat.encode_prompt(base, "Be brief.\n\nGold?")
 
 
+def test_an_adapters_template_counts_not_its_bases(sft_run, tmp_path):
+    folder = models.export(sft_run, tmp_path / "adapter", "adapter")
+    (folder / "base" / "chat_template.jinja").unlink(missing_ok=True)
+    file = folder / "base" / "tokenizer_config.json"
+    told = json.loads(file.read_text("utf8"))
+    file.write_text(json.dumps(told | {"chat_template": None}), "utf8")
+    assert models.load_base(str(folder / "base"))[1].chat_template is None
+    assert models.load_policy(str(folder))[1].chat_template
+
+
 # --- chat ----------------------------------------------------------------------------------------
 
 
@@ -277,6 +297,12 @@ def test_who_does_not_talk(reward_run, sft_run, tmp_path, capsys):
     pickled = models.export(sft_run, tmp_path / "pickled", "adapter")
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     assert "Pickled weights are not loaded" in refusal(models.load_policy, str(pickled))
+    from safetensors.torch import load_file
+
+    whole = models.export(sft_run, tmp_path / "whole")
+    torch.save(load_file(whole / "model.safetensors"), whole / "pytorch_model.bin")
+    (whole / "model.safetensors").unlink()
+    assert "could not be loaded" in refusal(models.load_policy, str(whole))
     assert "holds no model" in refusal(models.load_policy, str(tmp_path))
     assert "could not be loaded" in refusal(models.load_policy, "someone/not-cached")
     assert "There is no run 'nobody'" in refusal(models.load_policy, "nobody")
@@ -335,6 +361,7 @@ def test_a_trl_stage_reports_too(trackio, tiny_base, tmp_path, capsys):
     demos.write_text("".join(f'{{"prompt": "Q{i}", "response": "A"}}\n' for i in range(12)), "utf8")
     words = ["--base", "tiny-base", "--batch-size", "4", "--report-to", "trackio"]
     assert cli.main(["train", "sft", "--data", str(demos), "--name", "reported", *words]) == 0
+    assert "demos.jsonl: 12 of 12 rows taken; columns: prompt, response." in capsys.readouterr().err
     losses = [one["train/loss"] for one in trackio.logged if "train/loss" in one]
     told = [line["loss"] for line in runs.load("reported").metrics() if "loss" in line]
     assert losses == told and losses and trackio.ended == 1

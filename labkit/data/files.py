@@ -247,7 +247,9 @@ def _kept(found: Records, limit: int, show: bool = False) -> Records:
 
 
 def _opened(source, usual, sample: bool, stream: bool) -> hub.Opened:
-    """hub.open_set, with the rows of a folder's JSON files."""
+    """hub.open_set, with the rows of a folder's JSON files, and of a folder in random order where
+    only some are wanted.
+    """
     opened = hub.open_set(source, usual, sample, stream)
     if opened.files:
         every = (
@@ -255,11 +257,11 @@ def _opened(source, usual, sample: bool, stream: bool) -> hub.Opened:
             for file in opened.files
             for place, row in _file_rows(file)
         )
-        if not sample:
-            return replace(opened, rows=every)
-        every = list(every)
+        opened = replace(opened, rows=every)
+    if sample and opened.small:
+        every = list(opened.rows)
         random.Random(0).shuffle(every)
-        return replace(opened, rows=iter(every), total=len(every), drawn=True)
+        opened = replace(opened, rows=iter(every), total=len(every), drawn=True)
     return opened
 
 

@@ -24,15 +24,16 @@ CONVERTED = "refs/convert/parquet"  # the Hub's own copy of sets that came as a 
 
 @dataclass
 class Opened:
-    """rows: ("row 3", row) one by one; split: which; total: how many rows it has, or None for a
-    stream; drawn: whether the rows come in random order; files: in place of rows, JSON files of
-    this machine, of which our own reader can name the line.
+    """rows: ("row 3", row) one by one; split: which; total: how many rows it has, where that is
+    known; drawn: whether the rows come in random order; small: whether memory holds them; files: in
+    place of rows, JSON files of this machine, of which our own reader can name the line.
     """
 
     split: str
     rows: Iterator = iter(())
     total: int | None = None
     drawn: bool = False
+    small: bool = False
     files: tuple[str, ...] = ()
 
 
@@ -67,27 +68,29 @@ def open_set(source, usual: tuple[str, ...], sample: bool, stream: bool = False)
     sample: some of the rows are wanted, so they come in random order, the same each time (parts of
     a collection often stand one after another).
 
-    A set is downloaded once and kept, but for a `stream`, or one of more than LARGE bytes, which is
-    read from its beginning as it comes. Raises LabError for a set that is not there or can't be
-    reached or read, and for a split or subset that it has not got.
+    A Hub set is downloaded once and kept, but for a `stream`, or one of more than LARGE bytes,
+    which is read from its beginning as it comes. A folder is always read as it is: `datasets` keeps
+    its copies by the folder's name, and would give the old rows of one that has changed. Raises
+    LabError for a set that is not there or can't be reached or read, and for a split or subset that
+    it has not got.
     """
     name, subset, split = named(source)
     local = Path(name).expanduser().exists()
     with _refusals(source, local):
         import datasets
 
-        with _quiet(datasets) if local else contextlib.nullcontext():
-            builder = _builder(datasets, str(Path(name).expanduser()) if local else name, subset)
-            files = getattr(builder.config, "data_files", None) or {}
-            split = _split(source, split, list(files or builder.info.splits or {}), usual)
-            shards = [str(file) for file in files.get(split, ())]
-            if local and shards and all(map(JSON.search, shards)):
-                return Opened(split, files=tuple(shards))
-            if stream or _bytes(files) > LARGE:
-                found = builder.as_streaming_dataset(split=split)
-                return Opened(split, _counted(found, source, local))
-            builder.download_and_prepare()
-            found = builder.as_dataset(split=split)
+        builder = _builder(datasets, str(Path(name).expanduser()) if local else name, subset)
+        files = getattr(builder.config, "data_files", None) or {}
+        split = _split(source, split, list(files or builder.info.splits or {}), usual)
+        small = not stream and _bytes(files) <= LARGE
+        if local or not small:
+            shards = tuple(str(file) for file in files.get(split, ()))
+            if local and all(map(JSON.search, shards)):
+                return Opened(split, small=small, files=shards)
+            found = builder.as_streaming_dataset(split=split)
+            return Opened(split, _counted(found, source, local), small=small)
+        builder.download_and_prepare()
+        found = builder.as_dataset(split=split)
     order = range(len(found))
     if sample:
         order = random.Random(0).sample(order, len(order))
@@ -137,18 +140,6 @@ def _counted(found, source, local):
     """("row 3", row) of a stream, which can break at any row."""
     with _refusals(source, local):
         yield from ((f"row {number}", row) for number, row in enumerate(found, 1))
-
-
-@contextlib.contextmanager
-def _quiet(datasets):
-    """No progress bars over what takes a second."""
-    bars = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
 
 
 @contextlib.contextmanager
