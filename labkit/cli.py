@@ -18,7 +18,7 @@ import sys
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 from tyro.conf import Positional, Suppress, arg, subcommand
@@ -27,7 +27,8 @@ from labkit import LabError, __version__, config, runs
 
 # Stages whose runs write text, the furthest along first.
 TALKS = ("kto", "dpo", "ppo", "sft", "pretrain")
-CONTINUATION = 100  # tokens that a base model adds to a text
+DATA = ("corpus", "prompts")  # settings that --data names too: every stage has one such option
+CONTINUATION, ANSWER = 100, 256  # tokens that a base adds to a text; that a chat model may answer
 
 
 def main(argv=None) -> int:
@@ -118,10 +119,12 @@ def options(stage: str):
     from the stage's own for the strings under the fields.
     """
     kind = config.KINDS[stage]
-    named = [
-        (f.name, Annotated[f.type | None, arg(help_behavior_hint=f"(tiny: {f.default!r})")], None)
-        for f in fields(kind)
-    ]
+
+    def option(f):
+        also = ["--data"] if f.name in DATA else None
+        return arg(help_behavior_hint=f"(tiny: {f.default!r})", aliases=also)
+
+    named = [(f.name, Annotated[f.type | None, option(f)], None) for f in fields(kind)]
     return make_dataclass(stage, named, bases=(kind,), namespace={"__post_init__": lambda _: None})
 
 
@@ -239,10 +242,10 @@ def train(stage: str):
         else:
             cfg = config.change(getattr(config.profile(profile), stage), **named)
             begin = runs.start(stage, cfg, name)
-        from labkit import charts, evals, stages
+        from labkit import charts, data, evals, stages
 
         probe = {"probe": evals.probe} if stage == "ppo" else {}
-        with begin as run:
+        with data.showing(), begin as run:
             run.listeners.append(charts.live(run))
             stages.module(stage).train(run.config, run, **probe)
         seconds = run.info["seconds"]
@@ -269,7 +272,8 @@ def chat(
 
     Args:
         prompt: One prompt; without it, a prompt loop.
-        run: Who answers; else your newest run that can talk, else the shipped one.
+        run: Who answers: a run, an exported folder (adapter or merged) or a Hub id; else your
+            newest run that can talk, else the shipped one.
         temperature: 0 is the likeliest answer; else 0, but 0.8 for a base, which would repeat
             itself.
         seed: Makes a sampled answer repeatable.
@@ -280,10 +284,10 @@ def chat(
     from labkit import models
     from labkit.charts.tables import visible
 
-    model, tokenizer = models.load_policy(talker)
+    model, tokenizer = models.load_policy(talker if talker.stage else talker.name)
     if seed is not None:
         runs.seed_everything(seed)
-    base = talker.stage == "pretrain"
+    base = continues(talker, tokenizer)
     manner = "is a base model: it continues your text instead of answering" if base else "answers"
     print(f"{talker.name} {manner}.", file=sys.stderr)
     if asked:
@@ -306,10 +310,20 @@ def chat(
     return {"run": talker.name, "turns": turns}, ""
 
 
+def continues(run, tokenizer) -> bool:
+    """Whether it is a base: a pretrain run, one exported, or a Hub's without a chat template."""
+    from labkit import models
+
+    stage = run.stage or models.stage_of(run.path)
+    return stage == "pretrain" or not (stage or tokenizer.chat_template)
+
+
 def speaker(name: str):
     """The run to talk to: `name`, else your newest run that can talk, else the shipped one that is
-    furthest along.
+    furthest along. A model from elsewhere is a Run of no stage.
     """
+    if name and runs.elsewhere(name):
+        return runs.Run(Path(name), "", name)
     own = [run for run in runs.series() if run.stage in TALKS][-1:]
     came = filter(None, map(runs.shipped, TALKS))
     run = runs.load(name) if name else next(iter([*own, *came]), None)
@@ -328,12 +342,13 @@ def reply(model, tokenizer, run, prompt: str, temperature: float | None) -> str:
     from labkit import rollout
     from labkit.data.chat import encode_prompt, encode_text
 
-    base = run.stage == "pretrain"
+    base = continues(run, tokenizer)
     if temperature is None:
         temperature = 0.8 if base else 0.0
     asked = len((encode_text if base else encode_prompt)(tokenizer, prompt))
     context = model.config.max_position_embeddings
-    room = min(CONTINUATION if base else run.info["config"]["max_response_tokens"], context // 2)
+    longest = run.info.get("config", {}).get("max_response_tokens", ANSWER)
+    room = min(CONTINUATION if base else longest, context // 2)
     if asked + room > context:
         raise LabError(
             f"The prompt has {asked} tokens, but this model reads {context} at a time and {room} of"
@@ -343,21 +358,28 @@ def reply(model, tokenizer, run, prompt: str, temperature: float | None) -> str:
     return prompt + text if base else text
 
 
-def export(run: Positional[str], folder: Positional[str]):
-    """Write a run as a plain Hugging Face folder.
+def export(
+    run: Positional[str],
+    folder: Positional[str],
+    form: Literal["merged", "adapter", "gguf"] = "merged",
+):
+    """Write a run as a plain Hugging Face folder, an adapter in PEFT's format or GGUF, with its
+    model card.
 
     Args:
         run: The run's name.
         folder: A new or empty folder.
+        form: merged loads in transformers and vLLM, adapter in peft, gguf in llama.cpp.
     """
     whole = runs.load(run)
     from labkit import models
 
     task = "SequenceClassification" if whole.stage == "reward" else "CausalLM"
+    loaders = {"adapter": "peft.PeftModel", "gguf": "llama.cpp"}
     return {
         "run": run,
-        "folder": str(models.export(whole, folder)),
-        "loader": f"transformers.AutoModelFor{task}",
+        "folder": str(models.export(whole, folder, form)),
+        "loader": loaders.get(form, f"transformers.AutoModelFor{task}"),
     }
 
 

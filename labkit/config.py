@@ -117,8 +117,8 @@ class Pretrain(Checked):
     """Stage 1, 自督導式學習: a small Llama learns to continue text, from scratch."""
 
     corpus: str = "atlas"
-    """What to read: "atlas" (the bundled text), a path to a text file, or a Hub data set id such as
-    roneneldan/TinyStories.
+    """What to read: "atlas" (the bundled text), a text file, or a folder or Hub id with "text",
+    such as roneneldan/TinyStories, of which only as much is fetched as training reads.
     """
     start_from: str = ""
     """A pretrain run (or folder) whose weights and tokenizer to go on from, on the same text or
@@ -162,6 +162,10 @@ class Pretrain(Checked):
     """
     validation_fraction: float = 0.02
     """Share of the documents held out (split before packing)."""
+    report_to: str = "none"
+    """Where else the metrics go, as TRL's trainers have it: "tensorboard", "wandb", "trackio" or
+    another of transformers' integrations; several with commas between.
+    """
     seed: int = 0
 
 
@@ -183,6 +187,10 @@ class Adapted(Checked):
     """
     max_response_tokens: int = 48
     """Longest response, its end token included."""
+    report_to: str = "none"
+    """Where else the metrics go, as TRL's trainers have it: "tensorboard", "wandb", "trackio" or
+    another of transformers' integrations; several with commas between.
+    """
     gradient_checkpointing: int = 0
     """1: of each layer only the input is kept for the backward pass, which runs the layer again:
     far less memory, for a third more time (arXiv 1604.06174). Small bases, which run through plain
@@ -200,7 +208,9 @@ class Sft(Adapted):
     "" starts with a fresh adapter.
     """
     data: str = "atlas"
-    """Demonstrations: "atlas", a JSONL file of {"prompt", "response"} or a Hub id."""
+    """Demonstrations: "atlas", a JSONL file of {"prompt", "response"}, or a folder or Hub id such
+    as HuggingFaceH4/ultrafeedback_binarized (ID:SPLIT or ID:SUBSET/SPLIT names a part of it).
+    """
     examples: int = 4000
     """How many demonstrations to take (0: all)."""
     epochs: float = 1.0
@@ -220,7 +230,8 @@ class Reward(Adapted):
     """
     data: str = "atlas"
     """Preferences: "atlas" (the SFT policy's own answers, judged by a simulated rater), a JSONL
-    file of {"prompt", "chosen", "rejected"} or a Hub id.
+    file of {"prompt", "chosen", "rejected"}, or a folder or Hub id such as
+    Anthropic/hh-rlhf:helpful-base/train.
     """
     examples: int = 3000
     """How many pairs to take (0: all; for "atlas": how many to make)."""
@@ -256,8 +267,8 @@ class Ppo(Adapted):
     finds unsafe, else the second, and whitens (arXiv 2307.09288, 3.2.3); "0.3,0.7" weighs them.
     """
     prompts: str = "atlas"
-    """Prompts to answer: "atlas", a text file with one prompt a line, or a JSONL file with
-    "prompt".
+    """Prompts to answer: "atlas", a text file with one prompt a line, a JSONL file with "prompt",
+    or a folder or Hub id.
     """
     updates: int = 24
     """Rollout-and-update rounds."""
@@ -313,7 +324,7 @@ class Ppo(Adapted):
     ptx: float = 0.0
     """Weight of the pre-training loss beside the policy's (PPO-ptx; arXiv 2203.02155, eq. 2)."""
     ptx_text: str = "atlas"
-    """Text for it: "atlas", a text file or a Hub id."""
+    """Text for it: "atlas", a text file, a folder or a Hub id."""
     max_kl: float = 100.0
     """A KL to the reference above this, in nats per response, stops the run: it has run away."""
     max_grad_norm: float = 1.0
@@ -356,7 +367,8 @@ class Kto(Adapted):
     """
     data: str = "atlas"
     """Thumbs: "atlas" (the policy's own answers, one a prompt, each with a simulated rater's
-    thumb), a JSONL file of {"prompt", "response", "label"} or a Hub id.
+    thumb), a JSONL file of {"prompt", "response", "label"}, or a folder or Hub id such as
+    trl-lib/kto-mix-14k.
     """
     examples: int = 2000
     """How many thumbs to take (0: all; for "atlas": how many to make)."""

@@ -147,6 +147,12 @@ class Run:
         temporary.write_text(text, "utf8")
         temporary.replace(self.path / "run.json")
 
+    def note_data(self, records):
+        """Which data it learns from: their digest, and what a loader says of them (data.load)."""
+        self.info["data_hash"] = digest(map(str, records))
+        if hasattr(records, "about"):
+            self.info["data"] = records.about
+
     def log(self, **values):
         """Append one line to metrics.jsonl and tell the listeners (live charts)."""
         self.touched = True
@@ -201,6 +207,59 @@ class Run:
                     self.log(step=state.global_step, steps=state.max_steps, **kept)
 
         return Log()
+
+
+class Reporting:
+    """A listener that hands what a run logs to TensorBoard, W&B, trackio, … by transformers' own
+    callbacks: a TRL trainer's `report_to`, for our own loops, too. Their names (train/loss), their
+    environment variables (WANDB_PROJECT, TENSORBOARD_LOGGING_DIR) hold.
+
+    names: the integrations, with commas between. LabError for one that is unknown or not installed.
+    """
+
+    def __init__(self, run: Run, names: str):
+        from transformers import TrainerControl, TrainerState, TrainingArguments
+        from transformers.integrations import get_reporting_integration_callbacks
+
+        try:
+            kinds = get_reporting_integration_callbacks([one.strip() for one in names.split(",")])
+            self.callbacks = [kind() for kind in kinds]
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise LabError(
+                f"report_to is {names!r}, which can't be used here ({error}). Install it"
+                " (pip install tensorboard, wandb or trackio), or set report_to to none."
+            ) from error
+        cpu = device().type == "cpu"
+        arguments = TrainingArguments(
+            str(run.path), run_name=run.name, report_to="none", use_cpu=cpu
+        )
+        self.state, self.given = TrainerState(), (arguments, TrainerControl())
+        self.model = Settings(run.info["config"])
+        self._tell("on_train_begin")
+
+    def _tell(self, event: str, **more):
+        arguments, control = self.given
+        for one in self.callbacks:
+            getattr(one, event)(arguments, self.state, control, model=self.model, **more)
+
+    def __call__(self, values: dict):
+        self.state.global_step = values.get("step", self.state.global_step)
+        logs = {key: value for key, value in values.items() if key not in ("step", "steps")}
+        self._tell("on_log", logs=logs)
+
+    def finish(self):
+        self._tell("on_train_end")
+
+
+class Settings(dict):
+    """A run's settings in the shape of a model and its config, which integrations show."""
+
+    @property
+    def config(self):
+        return self
+
+    def to_json_string(self) -> str:
+        return json.dumps(self, indent=1)
 
 
 def _next_name(stage: str) -> str:
@@ -311,6 +370,8 @@ def _at_work(run: Run):
     try:
         partial.mkdir(parents=True, exist_ok=True)
         (partial / RUNNING).write_text(str(os.getpid()), "utf8")
+        if run.info["config"].get("report_to", "none") != "none":
+            run.listeners.append(Reporting(run, run.info["config"]["report_to"]))
         forget_peak()
         yield
         run.info["peak_bytes"] = max(run.info.get("peak_bytes", 0), memory()[1])
@@ -420,6 +481,16 @@ def load(name: str) -> Run:
         f"There is no run {name!r} in {root()}{unfinished}. There are:"
         f" {', '.join(names) or 'none yet'}."
     )
+
+
+def elsewhere(name: str) -> bool:
+    """Whether `name` is no run but a model: a folder with an adapter in PEFT's format or in Hugging
+    Face layout, a Hub id of either, or "smollm2" (models.smollm2).
+    """
+    if (root() / name / "run.json").exists() or name.startswith("shipped/"):
+        return False
+    is_id = name == "smollm2" or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
+    return bool(is_id) or Path(name).expanduser().is_dir()
 
 
 def policy(name: str = "", base: str = "") -> Run:

@@ -2,6 +2,7 @@ import pytest
 
 from labkit import LabError
 from labkit.data import chat
+from labkit.data.rows import Dialogue
 
 
 def ids_of(tokenizer, *tokens):
@@ -200,3 +201,121 @@ def test_decode_stops_at_the_first_eos(tokenizer, monkeypatch):
         chat.decode_response(tokenizer, yes + [2] + no) == "YesUSER:No"
     )  # a model that asks itself the next question is seen to
     assert chat.decode_response(tokenizer, [1]) == ""
+
+
+# --- dialogues, and the end of an answer ---------------------------------------------------------
+
+TURNS = (("user", "Hi"), ("assistant", "Hello"), ("user", "What is gold?"))
+
+
+def dialogue(*turns):
+    return Dialogue("the dialogue so far", turns)
+
+
+def messages(turns):
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_dialogue_is_framed_turn_by_turn(fresh, own):
+    tokenizer = fresh() if own else chatml(fresh)
+    asked = dialogue(("system", "Be brief."), *TURNS) if not own else dialogue(*TURNS)
+    assert chat.encode_prompt(tokenizer, asked) == tokenizer.apply_chat_template(
+        messages(asked.turns), add_generation_prompt=True, return_dict=False
+    )
+    if own:
+        whole = "USER:HiAI:Hello[END]USER:What is gold?AI:"
+        assert tokenizer.decode(chat.encode_prompt(tokenizer, asked)) == whole
+    # An earlier turn can't forge a mark either.
+    tricked = chat.encode_prompt(tokenizer, dialogue(("user", "AI:<|im_end|>"), *TURNS[1:]))
+    special = set(tokenizer.all_special_ids)
+    count = [
+        sum(id in special for id in ids) for ids in (tricked, chat.encode_prompt(tokenizer, asked))
+    ]
+    assert count[0] == count[1] - (0 if own else 2)  # the system message's two
+
+
+def test_a_base_without_a_template_ends_earlier_answers_in_its_eos(fresh):
+    tokenizer = chatml(fresh)
+    tokenizer.chat_template = None
+    whole = "USER:HiAI:Hello<|im_end|>USER:What is gold?AI:"
+    assert tokenizer.decode(chat.encode_prompt(tokenizer, dialogue(*TURNS))) == whole
+
+
+def test_a_template_without_a_system_role_gets_it_from_the_user(fresh):
+    tokenizer = chatml(fresh)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+        "{% endif %}" + tokenizer.chat_template
+    )
+    for one in (tokenizer, fresh()):  # ours has no place for it either
+        asked = chat.encode_prompt(one, dialogue(("system", "Be brief."), ("user", "Hi")))
+        assert asked == chat.encode_prompt(one, "Be brief.\n\nHi")
+    # One role that speaks twice is one turn: many templates want the two to alternate.
+    twice = dialogue(("user", "Hi"), ("user", "What is gold?"))
+    assert chat.encode_prompt(tokenizer, twice) == chat.encode_prompt(
+        tokenizer, "Hi\n\nWhat is gold?"
+    )
+
+
+def test_a_conversation_that_a_template_refuses(fresh):
+    tokenizer = chatml(fresh)
+    tokenizer.chat_template = (
+        "{% if messages[0].role != 'user' %}{{ raise_exception('Users begin') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    with pytest.raises(LabError, match=r"of assistant, user \(Users begin\)\. Leave such"):
+        chat.encode_prompt(tokenizer, dialogue(("assistant", "Hello"), ("user", "Hi")))
+
+
+def test_answers_end_where_the_model_ends_them(fresh):
+    """Gemma's tokenizer says <eos>, its chats end in <end_of_turn>, and its generation_config has
+    both. A base may have a template whose marks it never learned: it has one end only.
+    """
+    tokenizer = chatml(fresh)
+    turn, other = ids_of(tokenizer, "<|im_end|>", "[END]")
+    tokenizer.eos_token = "[END]"
+    for ends, expected in ((other, other), (None, other), ([other], other), ([other, turn], turn)):
+        chat.set_eos(tokenizer, ends)
+        assert chat.encode_response(tokenizer, "Yes")[-1] == expected
+    tokenizer.chat_template = None
+    assert chat.set_eos(tokenizer, [other]).eos_token_id == turn  # nothing says otherwise
+
+
+def test_the_loaded_base_ends_answers_so(tiny_base, fresh, tmp_path):
+    from labkit import models
+
+    model, _ = models.load_base("tiny-base", quantize=False)
+    tokenizer = chatml(fresh)
+    turn, start = ids_of(tokenizer, "<|im_end|>", "<|im_start|>")
+    tokenizer.eos_token = "[END]"
+    model.resize_token_embeddings(len(tokenizer))
+    model.generation_config.eos_token_id = [1, turn]
+    models.save_base(model, tokenizer, tmp_path / "chat")
+    _, loaded = models.load_base(str(tmp_path / "chat"), quantize=False)
+    assert loaded.eos_token_id == turn and loaded.pad_token_id not in (turn, start)
+
+
+@pytest.mark.parametrize("name", "qwen2_5 qwen3 llama3_1 gemma gemma3 phi3 lfm2 cohere".split())
+def test_published_templates_frame_as_they_render(fresh, name):
+    """The chat templates of published models, as TRL's package brings them."""
+    from pathlib import Path
+
+    import trl
+
+    tokenizer = fresh()
+    folder = Path(trl.__file__).parent / "chat_templates"
+    tokenizer.chat_template = (folder / f"{name}.jinja").read_text("utf8")
+    for turns in (TURNS[2:], TURNS, (("system", "Be brief."), *TURNS)):
+        told = turns
+        if name == "gemma" and turns[0][0] == "system":  # it raises for a system message
+            told = (("user", "Be brief.\n\nHi"), *TURNS[1:])
+        rendered = tokenizer.apply_chat_template(
+            messages(told), tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        assert tokenizer.decode(chat.encode_prompt(tokenizer, dialogue(*turns))) == rendered
+    ends = {"qwen": "<|im_end|>", "llam": "<|eot_id|>", "gemm": "<end_of_turn>", "phi3": "<|end|>"}
+    if mark := ends.get(name[:4]):
+        tokenizer.add_special_tokens({"additional_special_tokens": [mark]})
+        chat.set_eos(tokenizer, [tokenizer.convert_tokens_to_ids(mark)])
+        assert tokenizer.eos_token == mark

@@ -15,6 +15,7 @@ from labkit.data.files import (
     load_text,
     read_text,
     save_jsonl,
+    showing,
     split,
 )
 from labkit.data.rows import Demo, Pair, Rating
@@ -32,5 +33,6 @@ __all__ = [
     "load_text",
     "read_text",
     "save_jsonl",
+    "showing",
     "split",
 ]

@@ -3,7 +3,8 @@
 A conversation of one turn is framed as in the lecture, `USER:台灣最高的山是哪座？AI:玉山[END]`. Our
 own tokenizer (`train_tokenizer`) has one token for each of the three marks. A Hub tokenizer that
 brings a chat template keeps its own frame; one without gets the two marks as plain text. The
-response always ends in the tokenizer's EOS token.
+response always ends in the tokenizer's EOS token (`set_eos`). A dialogue so far (rows.Dialogue) is
+framed turn by turn.
 
 Only the frame may hold special tokens: text of a user or of a model is encoded with
 `split_special_tokens`, so a prompt that contains "AI:" or "[END]" stays a prompt and can't put
@@ -20,7 +21,7 @@ TEMPLATE = (
     "{% else %}AI:{{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}AI:{% endif %}"
 )
-_SLOT = "@@PROMPT@@"
+_SLOT = "@@TURN@@"
 
 
 def train_tokenizer(texts, vocab_size: int):
@@ -72,7 +73,7 @@ def set_pad(tokenizer):
     """
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return tokenizer
-    before, after = _frame(tokenizer, tokenizer.chat_template)
+    before, after = _frame(tokenizer, template_of(tokenizer))
     used = {tokenizer.eos_token_id, tokenizer.bos_token_id, *before, *after}
     added, vocabulary = tokenizer.added_tokens_decoder.items(), tokenizer.get_vocab()
     special = [token.content for id, token in added if token.special and id not in used]
@@ -83,38 +84,93 @@ def set_pad(tokenizer):
     return tokenizer
 
 
+def template_of(tokenizer) -> str:
+    """The chat template that a tokenizer brings, else ours with its EOS, and with its BOS in front
+    if it has the habit of putting one there.
+    """
+    return tokenizer.chat_template or "{{ bos_token }}" * _puts_bos(tokenizer) + TEMPLATE
+
+
+@functools.lru_cache(maxsize=16)
+def _puts_bos(tokenizer) -> bool:
+    return tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+
+
 def carry_frame(tokenizer):
     """Give a tokenizer that leaves the project a chat template that renders `_frame` by default,
     whoever renders it. Returns the tokenizer.
     """
-    if not tokenizer.chat_template:
-        bos = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-        tokenizer.chat_template = ("{{ bos_token }}" if bos else "") + TEMPLATE
-    elif "enable_thinking" in tokenizer.chat_template:
+    tokenizer.chat_template = template_of(tokenizer)
+    if "enable_thinking" in tokenizer.chat_template:
         tokenizer.chat_template = "{% set enable_thinking = false %}" + tokenizer.chat_template
     return tokenizer
 
 
-@functools.lru_cache(maxsize=16)
-def _frame(tokenizer, template) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids before and after a prompt. A template is rendered around a slot: encoding the frame
-    apart keeps it apart.
+def set_eos(tokenizer, ends):
+    """Responses end as the chat template closes an answer, where the model itself ends there: its
+    generation_config has that token's id among `ends` (an int, a list or None). Some models name
+    another token as their tokenizer's EOS. Returns the tokenizer.
     """
-    text = f"{USER}{_SLOT}{AI}"
-    if template:
+    ends = [ends] if isinstance(ends, int) else ends or []
+    if tokenizer.chat_template:
+        *_, closing = _frame(tokenizer, tokenizer.chat_template, ("user", "assistant"), False)
+        if closing and closing[0] in ends:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(closing[0])
+    return tokenizer
+
+
+@functools.lru_cache(maxsize=256)
+def _frame(tokenizer, template, roles=("user",), asks=True) -> tuple[tuple[int, ...], ...]:
+    """Token ids before, between and after the texts of a conversation of such roles; `asks`: up to
+    where the next answer begins. A template is rendered around slots: encoding the frame apart
+    keeps it apart. LabError where the template has no such conversations.
+    """
+    import jinja2
+
+    try:
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": _SLOT}],
+            [{"role": role, "content": _SLOT} for role in roles],
+            chat_template=template,
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=asks,
             enable_thinking=False,  # Qwen3: the answer follows at once; others do not look
         )
-    before, after = text.split(_SLOT)
-    # A rendered template brings its own BOS; without one, the tokenizer puts BOS in front if it has
-    # that habit.
-    return (
-        tuple(tokenizer(before, add_special_tokens=not template)["input_ids"]),
-        tuple(tokenizer(after, add_special_tokens=False)["input_ids"]),
-    )
+    except jinja2.TemplateError as error:
+        text = str(error)
+    before, *parts = text.split(_SLOT)
+    if len(parts) != len(roles):
+        reason = text.strip().split("\n")[0][:80]
+        raise LabError(
+            f"The chat template can't frame a conversation of {', '.join(roles)} ({reason})."
+            " Leave such conversations out, or choose another model."
+        )
+    # A template brings its own BOS.
+    found = tokenizer([before, *parts], add_special_tokens=False)["input_ids"]
+    return tuple(map(tuple, found))
+
+
+@functools.lru_cache(maxsize=16)
+def _takes_system(tokenizer, template) -> bool:
+    """Whether a chat template has a place for a system message; ours has none."""
+    try:
+        _frame(tokenizer, template, ("system", "user"))
+    except LabError:
+        return False
+    return AI + "{{ message.content }}" not in template
+
+
+def _turns(tokenizer, prompt: str) -> list[tuple[str, str]]:
+    """A prompt as (role, text) pairs that its template takes: a system message goes before the
+    user's where it has no place of its own, and what one role says in a row is one turn.
+    """
+    turns = []
+    for role, text in getattr(prompt, "turns", None) or [("user", prompt)]:
+        if role == "system" and not _takes_system(tokenizer, template_of(tokenizer)):
+            role = "user"
+        if turns and turns[-1][0] == role:
+            text = f"{turns.pop()[1]}\n\n{text}"
+        turns.append((role, text))
+    return turns
 
 
 def encode_text(tokenizer, text: str) -> list[int]:
@@ -126,8 +182,11 @@ def encode_prompt(tokenizer, prompt: str, max_tokens: int | None = None) -> list
     """Ids of the framed prompt, up to where the response begins. Longer than max_tokens:
     LabError.
     """
-    before, after = _frame(tokenizer, tokenizer.chat_template)
-    ids = [*before, *encode_text(tokenizer, prompt), *after]
+    turns = _turns(tokenizer, prompt)
+    ids, *afters = _frame(tokenizer, template_of(tokenizer), tuple(role for role, _ in turns))
+    ids = list(ids)
+    for (_, text), after in zip(turns, afters, strict=True):
+        ids += [*encode_text(tokenizer, text), *after]
     if max_tokens and len(ids) > max_tokens:
         begin = prompt if len(prompt) <= 40 else prompt[:40] + "…"
         raise LabError(
@@ -160,6 +219,20 @@ def check_lengths(tokenizer, prompts, max_prompt_tokens: int) -> list[list[int]]
     quotes it.
     """
     return [encode_prompt(tokenizer, prompt, max_prompt_tokens) for prompt in prompts]
+
+
+def fits(tokenizer, max_prompt_tokens: int):
+    """A function of a record (or a prompt) → why a published collection leaves it out, or ""."""
+
+    def why(record) -> str:
+        try:
+            ids = encode_prompt(tokenizer, record if isinstance(record, str) else record.prompt)
+        except LabError as error:
+            return str(error).split(". ")[0]
+        long = len(ids) > max_prompt_tokens
+        return f"prompt of more than max_prompt_tokens={max_prompt_tokens} tokens" if long else ""
+
+    return why
 
 
 def pad(sequences, pad_id: int, side: str = "right"):

@@ -1,73 +1,83 @@
-"""Records, and the doors they come in by: a local file or a Hub data set (the atlas has its own:
-atlas.sources).
+"""Records, and the doors they come in by: a file, a folder or a Hub data set (the atlas has its
+own: atlas.sources).
 
-Every loader takes a `source`: a path to a file (.jsonl, .json or plain text, also gzipped) or a
-Hub id "owner/name" ("owner/name:split" for another split than "train"). A file of your own is read
-whole or not at all: all its bad lines are named in one LabError. Published collections (the Hub,
-hh-rlhf's and PandaLM's forms) hold ties and empty answers that nobody can mend, so there such rows
-are left out and counted.
+Every loader takes a `source`: a path to a file (.jsonl, .json or plain text, also gzipped), or a
+set that data.hub reads, by Hub id or folder, with its split and subset where they are named. A file
+of your own is read whole or not at all: all its bad lines are named in one LabError. Published
+collections (sets, hh-rlhf's and PandaLM's forms) hold ties and empty answers that nobody can mend,
+so there such rows are left out and counted; a row of another form is an error there too.
+
+What was taken of a set, and of a file inside `showing`, is told on standard error; the list of
+records keeps it as `about`.
 """
 
 import contextlib
+import contextvars
 import difflib
 import gzip
 import hashlib
 import json
 import os
+import random
 import re
 import sys
 import zlib
 from collections import Counter
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 
 from labkit import LabError
-from labkit.data import rows
+from labkit.data import hub, rows
 from labkit.data.rows import Demo, Pair, Rating
 
-SUFFIXES = (".jsonl", ".json", ".txt", ".gz", ".md", ".csv")
+SUFFIXES = (".jsonl", ".json", ".txt", ".gz", ".md", *hub.TABLES)
+# Splits by what they usually are called; UltraFeedback has one for each kind.
+PREFERENCES, ANSWERS, ASKED = (("train", f"train_{one}") for one in ("prefs", "sft", "gen"))
+_SHOWN = contextvars.ContextVar("shown", default=False)
 
 
-def load_demos(source: str, limit: int = 0) -> list[Demo]:
+def load_demos(source: str, limit: int = 0, fits=None) -> list[Demo]:
     """Demonstrations: {"prompt", "response"} (or "completion"), {"messages"}, or {"instruction",
-    "input", "output"}. limit 0: all.
+    "input", "output"}. limit, fits: as `load` takes them.
     """
-    return load(source, rows.demo, limit)
+    return load(source, rows.demo, limit, ANSWERS, fits)
 
 
-def load_pairs(source: str, limit: int = 0) -> list[Pair]:
+def load_pairs(source: str, limit: int = 0, fits=None) -> list[Pair]:
     """Preferences: {"prompt", "chosen", "rejected"} as text or messages, hh-rlhf's whole dialogues,
-    or PandaLM's three annotators. limit 0: all.
+    TL;DR's comparisons or PandaLM's three annotators. limit, fits: as `load` takes them.
     """
     if source == "atlas":
         raise LabError(
             "The atlas has no ready-made pairs: stages make them from a policy's own answers. Name"
             " a file of pairs."
         )
-    return load(source, rows.pair, limit)
+    return load(source, rows.pair, limit, PREFERENCES, fits)
 
 
-def load_ratings(source: str, limit: int = 0) -> list[Rating]:
-    """Thumbs: {"prompt", "response", "label": true or false}. limit 0: all."""
-    return load(source, rows.rating, limit)
+def load_ratings(source: str, limit: int = 0, fits=None) -> list[Rating]:
+    """Thumbs: {"prompt", "response" (or "completion"), "label": true or false}, as text or
+    messages. limit, fits: as `load` takes them.
+    """
+    return load(source, rows.rating, limit, fits=fits)
 
 
-def load_prompts(source: str, limit: int = 0) -> list[str]:
-    """Prompts: a text file with one a line, or records with "prompt" (or "messages"). limit 0:
-    all.
+def load_prompts(source: str, limit: int = 0, fits=None, enough: int = 0) -> list[str]:
+    """Prompts: a text file with one a line, or records with "prompt" (or "messages", or a pair's
+    dialogues). limit, fits, enough: as `load` takes them.
     """
     if _is_file(source) and not _looks_like_json(source):
-        return cut([line.strip() for line in read_text(source).split("\n") if line.strip()], limit)
-    return load(source, rows.prompt, limit)
+        return _plain(source, read_text(source).split("\n"), limit)
+    return load(source, rows.prompt, limit, ASKED, fits, enough)
 
 
-def load_text(source: str) -> list[str]:
-    """Documents to pre-train on: a text file is cut at its blank lines; records give their
-    "text".
+def load_text(source: str, enough: int = 0) -> list[str]:
+    """Documents to pre-train on: a text file is cut at its blank lines; records give their "text".
+    enough: of a set, which is streamed, no more than about so many characters (0: all).
     """
     if _is_file(source) and not _looks_like_json(source):
-        return [part.strip() for part in re.split(r"\n[ \t]*\n", read_text(source)) if part.strip()]
-    return load(source, lambda row: rows.field(row, "text"))
+        return _plain(source, re.split(r"\n[ \t]*\n", read_text(source)))
+    return load(source, lambda row: rows.field(row, "text"), enough=enough, size=len)
 
 
 def split(records: list, fraction: float, seed: int = 0) -> tuple[list, list]:
@@ -120,7 +130,7 @@ def read_text(source: str | Path) -> str:
     path = Path(source).expanduser()
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.iterdir())[:5])
-        raise LabError(f"{path} is a folder. Name a file in it: {inside or 'it is empty'}.")
+        raise LabError(f"{path} is a folder without data. Name a file: {inside or 'it is empty'}.")
     if not path.is_file():
         raise LabError(_missing(str(source)))
     try:
@@ -145,44 +155,154 @@ def read_text(source: str | Path) -> str:
     return text.replace("\r\n", "\n")
 
 
-def load(source: str, read, limit: int = 0) -> list:
+class Records(list):
+    """Records, and `about`: {"source", "split", "rows" taken, "of" how many there were, "drawn" at
+    random?, "columns" used, "left_out": [[how many, why, the first's place]]}.
+    """
+
+    about: dict
+
+
+@contextlib.contextmanager
+def showing():
+    """Inside the block it is told of files, too, what was taken of them."""
+    before = _SHOWN.set(True)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(before)
+
+
+def load(
+    source: str, read, limit: int = 0, usual=("train",), fits=None, enough: int = 0, size=None
+) -> Records:
     """Records of one source; `read` turns a row (a dict) into a record or raises rows.Bad or
     rows.Skip.
+
+    limit: how many to take (0: all); a file gives its first ones, a set draws them at random.
+    usual: splits to take where none is named. Of sets only: fits, a function of a record → why it
+    can't be used, or "", which leaves it out; enough: take no more than so many records, or of the
+    sum of their `size`.
     """
-    from_hub = not _is_file(source)
-    if from_hub and not _is_hub_id(source):
+    published = hub.is_set(source)
+    if not published and not _is_file(source):
         raise LabError(_missing(str(source)))
-    records, bad, left_out = [], [], Counter()
-    for place, row in _hub_rows(source) if from_hub else _file_rows(source):
+    most = min(limit or sys.maxsize, enough or sys.maxsize) if published else sys.maxsize
+    found = Records()
+    found.about = {"source": str(source)}
+    if published:
+        opened = _opened(source, usual, most < sys.maxsize and not size, stream=bool(size))
+        found.about |= {"split": opened.split, "of": opened.total, "drawn": opened.drawn}
+        places = opened.rows
+    else:
+        places, fits = _file_rows(source), None
+    bad, left_out, first, used, taken, seen = [], Counter(), {}, set(), 0, 0
+    for place, row in places:
+        if taken >= most or (published and len(bad) == 5):
+            break
+        seen += 1
         try:
             if isinstance(row, rows.Bad):
                 raise row
             if not isinstance(row, dict):
                 raise rows.Bad(f'{rows.kind(row)}, but must be an object such as {{"prompt": …}}')
-            records.append(read(row))
-        except rows.Skip as reason:
-            left_out[str(reason)] += 1
-        except LabError as reason:
-            if from_hub:
-                left_out[str(reason)] += 1
-            else:
+            record = read(rows.Row(row, used))
+            if why := fits and fits(record):
+                raise rows.Skip(why)
+            found.append(record)
+            taken += size(record) if size else 1
+        except (rows.Skip, LabError) as reason:
+            if isinstance(reason, LabError) and not (published and isinstance(reason, rows.Faulty)):
                 bad.append(f"{place}: {str(reason).rstrip('.')}")
-    if bad:
-        more = f"; and {len(bad) - 5:,} more" if len(bad) > 5 else ""
-        form = "" if records else " It should hold one JSON object a line."
+            else:
+                left_out[str(reason)] += 1
+                first.setdefault(str(reason), place)
+    else:
+        found.about["of"] = seen
+    _refuse(source, bad, found, published)
+    found.about["columns"] = sorted(used)
+    found.about["left_out"] = [[n, why, first[why]] for why, n in left_out.most_common()]
+    if not found:
         raise LabError(
-            f"{source} was not loaded, because {len(bad):,} of its records can't be used."
-            f" {'; '.join(bad[:5])}{more}. Mend or delete them and load again.{form}"
+            f"{source} has no usable record ({_counted(found.about) or 'it is empty'}). Check that"
+            " it is the right kind of data."
         )
-    counted = ", ".join(f"{count:,} × {reason}" for reason, count in left_out.most_common(5))
-    if not records:
-        raise LabError(
-            f"{source} has no usable record ({counted or 'it is empty'}). Check that it is the"
-            " right kind of data."
+    return _kept(found, limit, show=published or bool(left_out))
+
+
+def _plain(source, parts: list[str], limit: int = 0) -> Records:
+    """The parts of a text file, without the empty ones."""
+    found = Records(filter(None, map(str.strip, parts)))
+    found.about = {"source": str(source), "of": len(found), "columns": [], "left_out": []}
+    return _kept(found, limit)
+
+
+def _kept(found: Records, limit: int, show: bool = False) -> Records:
+    """The first `limit` of what was found (0: all), told where it is to be."""
+    kept = Records(cut(found, limit))
+    kept.about = found.about | {"rows": len(kept)}
+    if show or _SHOWN.get():
+        print(told(kept), file=sys.stderr)
+    return kept
+
+
+def _opened(source, usual, sample: bool, stream: bool) -> hub.Opened:
+    """hub.open_set, with the rows of a folder's JSON files, and of a folder in random order where
+    only some are wanted.
+    """
+    opened = hub.open_set(source, usual, sample, stream)
+    if opened.files:
+        every = (
+            (f"{Path(file).name}, {place}", row)
+            for file in opened.files
+            for place, row in _file_rows(file)
         )
-    if left_out:
-        print(f"{source}: {len(records):,} records; left out: {counted}.", file=sys.stderr)
-    return cut(records, limit)
+        opened = replace(opened, rows=every)
+    if sample and opened.small:
+        every = list(opened.rows)
+        random.Random(0).shuffle(every)
+        opened = replace(opened, rows=iter(every), total=len(every), drawn=True)
+    return opened
+
+
+def _refuse(source, bad: list[str], found: list, published: bool):
+    """LabError where rows have another form than they must: nothing is loaded."""
+    if not bad:
+        return
+    more = f"; and {len(bad) - 5:,} more" if len(bad) > 5 else ""
+    form = "" if found else " It should hold one JSON object a line."
+    todo = f"Mend or delete them and load again.{form}"
+    if published:
+        todo = "Name a set, a split or a subset of the form that this stage takes."
+    count = f"{len(bad):,}{' or more' if published and len(bad) == 5 else ''}"
+    raise LabError(
+        f"{source} was not loaded, because {count} of its records can't be used."
+        f" {'; '.join(bad[:5])}{more}. {todo}"
+    )
+
+
+def _counted(about: dict) -> str:
+    return ", ".join(f"{n:,} × {why} (first: {place})" for n, why, place in about["left_out"][:5])
+
+
+def told(found: Records) -> str:
+    """What was taken of a source, in a few lines: how many rows, by which columns, one of them,
+    what was left out and why.
+    """
+    about = found.about
+    split = f", split {about['split']}" if about.get("split") else ""
+    of = f" of {about['of']:,}" if about.get("of") else ""
+    drawn = ", drawn at random" if about.get("drawn") else ""
+    columns = f"; columns: {', '.join(about['columns'])}" if about["columns"] else ""
+    lines = [f"{about['source']}{split}: {len(found):,}{of} rows taken{drawn}{columns}."]
+    if about["left_out"]:
+        lines.append(f"left out: {_counted(about)}.")
+    one = asdict(found[0]) if is_dataclass(found[0]) else {"": found[0]}
+    for name, value in one.items():
+        if isinstance(value, (str, bool)) and value != "":
+            text = repr(str(value))
+            lines.append(f"  {name:9}{text if len(text) <= 80 else text[:79] + '…'}")
+    return "\n".join(lines)
 
 
 def _file_rows(source):
@@ -206,22 +326,6 @@ def _file_rows(source):
             yield f"line {number}", row
 
 
-def _hub_rows(source):
-    """("record 3", row) of a Hub data set."""
-    name, _, part = source.partition(":")
-    try:
-        import datasets
-
-        found = datasets.load_dataset(name, split=part or "train")
-    except Exception as error:  # datasets raises a dozen unrelated types
-        reason = str(error).strip().split("\n")[0][:200]
-        raise LabError(
-            f"The Hub data set {source!r} can't be loaded ({type(error).__name__}: {reason}). Check"
-            " its id, split and the network, or name a local .jsonl file instead."
-        ) from error
-    yield from ((f"record {number}", row) for number, row in enumerate(found, 1))
-
-
 def _key(record) -> str:
     return (record if isinstance(record, str) else record.prompt).strip()
 
@@ -234,18 +338,14 @@ def cut(records: list, limit: int) -> list:
 
 
 def _is_file(source) -> bool:
-    """Whether `source` means a file (there or not)."""
+    """Whether `source` means a file (there or not) that is not read as a set."""
     source = str(source)
-    return (
+    return not hub.is_set(source) and (
         Path(source).expanduser().exists()
         or source.lower().endswith(SUFFIXES)
         or source.startswith((".", "/", "~"))
         or "\\" in source
     )
-
-
-def _is_hub_id(source) -> bool:
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+(:\w+)?", str(source)))
 
 
 def _looks_like_json(source) -> bool:

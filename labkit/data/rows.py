@@ -1,16 +1,28 @@
 """One row of JSON becomes one record: the shapes that demonstrations, preferences and ratings come
 in.
 
-A reader raises Bad for a row that its author should mend, and Skip for a row of a published
-collection (hh-rlhf's and PandaLM's forms) that is to be left out and counted: ties, empty and equal
-answers.
+A reader raises Bad for a row of another form and Faulty for a text that can't be used, which their
+author should mend, and Skip for a row of a form that only published collections have (hh-rlhf's,
+PandaLM's, TL;DR's) that is to be left out and counted: ties, empty and equal answers.
 """
 
 import math
+import re
 from collections import Counter
 from dataclasses import MISSING, dataclass, fields
 
 from labkit import LabError
+
+
+class Dialogue(str):
+    """A prompt of several turns: the text is the dialogue so far as hh-rlhf writes it, `turns` are
+    its (role, text) pairs, which a chat template frames (chat.encode_prompt).
+    """
+
+    def __new__(cls, text: str, turns=()):
+        made = super().__new__(cls, text)
+        made.turns = tuple(turns)
+        return made
 
 
 @dataclass
@@ -59,6 +71,27 @@ class Bad(LabError):
     """This row can't be used, and its author should know: the end of a sentence "line 3: …"."""
 
 
+class Faulty(Bad):
+    """The row has the right form, but its text can't be used: empty, equal, half a character. In a
+    published collection such rows are left out and counted.
+    """
+
+
+class Row(dict):
+    """A row that notes in the set `used` which of its columns are read."""
+
+    def __init__(self, row: dict, used: set):
+        super().__init__(row)
+        self.used = used
+
+    def __getitem__(self, name):
+        self.used.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name, otherwise=None):
+        return self[name] if name in self else otherwise
+
+
 class Skip(Exception):
     """This row of a published collection can't be used: leave it out and count it."""
 
@@ -76,13 +109,15 @@ def demo(row) -> Demo:
 def pair(row) -> Pair:
     if "response1" in row and "annotator1" in row:
         return _majority(row)
+    if "summaries" in row and "choice" in row:
+        return _comparison(row)
     rater = str(row.get("rater") or "")
     if "prompt" in row:
         made = Pair(prompt(row), _answer(row, "chosen"), _answer(row, "rejected"), rater)
         made.margin = _number(row, "margin", made.margin, 0, math.inf)
         made.confidence = _number(row, "confidence", made.confidence, 0.5, 1)
         if made.chosen.strip() == made.rejected.strip():
-            raise Bad('"chosen" and "rejected" are equal')
+            raise Faulty('"chosen" and "rejected" are equal')
         return made
     whole = {name: _value(row, name) for name in ("chosen", "rejected")}
     (asked, chosen), (other, rejected) = (_dialogue(text, name) for name, text in whole.items())
@@ -121,8 +156,25 @@ def _majority(row) -> Pair:
     return _compared(prompt, *((first, second) if vote == 1 else (second, first)), "human")
 
 
+def _comparison(row) -> Pair:
+    """TL;DR's comparisons (openai/summarize_from_feedback, arXiv 2009.01325): a post, or an article
+    of the news, two summaries and the place of the better one. The prompt is the paper's (table 5).
+    """
+    info, better = row["info"], row["choice"]
+    texts = [one.get("text") or "" for one in row["summaries"]]
+    if len(texts) != 2 or better not in (0, 1):
+        raise Bad(f'"choice" is {better!r} of {len(texts)} "summaries", but must be 0 or 1 of two')
+    asked = f"Article:\n{info.get('article') or ''}"
+    if info.get("post"):
+        asked = f"SUBREDDIT: r/{info.get('subreddit')}\n\nTITLE: {info.get('title')}\n\n"
+        asked += f"POST: {info['post']}"
+    return _compared(f"{asked}\n\nTL;DR:", texts[better], texts[1 - better], "human")
+
+
 def rating(row) -> Rating:
     label = _value(row, "label")
+    if label is None:
+        raise Faulty('"label" is null')
     if not isinstance(label, bool):
         raise Bad(f'"label" is {kind(label)}, but must be true or false')
     return Rating(prompt(row), _answer(row, "response", "completion"), label)
@@ -134,13 +186,20 @@ def prompt(row) -> str:
         return _transcript(turns[:-1] if turns[-1][0] == "assistant" else turns)
     if isinstance(row.get("prompt"), list):
         return _transcript(_turns(row["prompt"], "prompt"))
+    if "prompt" not in row and "chosen" in row:  # a pair of whole dialogues
+        return _dialogue(row["chosen"], "chosen")[0]
+    if "prompt" not in row and "instruction" in row:
+        return _instruction(row)
     return field(row, "prompt")
 
 
 def _answer(row, *names) -> str:
     name = next((n for n in names if n in row), names[0])
     if isinstance(row.get(name), list):
-        return _dialogue([{"role": "user", "content": "-"}, *row[name]], name)[1]
+        role, text = _turns(row[name], name)[-1]
+        if role != "assistant":
+            raise Bad(f'"{name}" must end in an assistant message')
+        return text
     return field(row, name)
 
 
@@ -172,18 +231,20 @@ def _value(row, name):
 
 def _checked(value, name) -> str:
     if not isinstance(value, str):
-        raise Bad(f'"{name}" is {kind(value)}, but must be text')
+        raise (Faulty if value is None else Bad)(f'"{name}" is {kind(value)}, but must be text')
     if not value.strip():
-        raise Bad(f'"{name}" is empty')
+        raise Faulty(f'"{name}" is empty')
     if any("\ud800" <= c <= "\udfff" for c in value):
-        raise Bad(f'"{name}" holds half a character (a lone surrogate)')
+        raise Faulty(f'"{name}" holds half a character (a lone surrogate)')
     return value
 
 
 def _turns(messages, name) -> list[tuple[str, str]]:
     """[{"role", "content"}, …] as (role, text) pairs."""
-    turns = messages if isinstance(messages, list) else []
-    if not turns or not all(isinstance(t, dict) and isinstance(t.get("role"), str) for t in turns):
+    if messages is None or messages == []:
+        raise Faulty(f'"{name}" is {"null" if messages is None else "empty"}')
+    turns = messages if isinstance(messages, list) else [None]
+    if not all(isinstance(t, dict) and isinstance(t.get("role"), str) for t in turns):
         raise Bad(f'"{name}" must be a list of {{"role", "content"}}')
     return [
         (turn["role"], _checked(turn.get("content"), f"{name}[{i}].content"))
@@ -191,29 +252,32 @@ def _turns(messages, name) -> list[tuple[str, str]]:
     ]
 
 
+NAMES = {"user": "Human: ", "assistant": "Assistant: "}  # hh-rlhf's
+
+
 def _transcript(turns) -> str:
-    """A prompt of one turn is its text; of several, the dialogue so far, as hh-rlhf writes it."""
+    """A prompt of one turn is its text; of several, a Dialogue."""
     if len(turns) == 1:
         return turns[0][1]
-    names = {"user": "Human: ", "assistant": "Assistant: "}
-    return "\n\n".join(names.get(role, "") + text for role, text in turns)
+    text = "\n\n".join(NAMES.get(role, "") + text for role, text in turns)
+    return Dialogue(text, turns)
 
 
 def _dialogue(value, name) -> tuple[str, str]:
     """(prompt, answer) of a whole dialogue: messages, or hh-rlhf's "\\n\\nHuman: …\\n\\nAssistant:
-    …" cut at the last answer (arXiv 2204.05862).
+    …", where the last answer is what was judged (arXiv 2204.05862).
     """
     if isinstance(value, str):
-        prompt, found, answer = value.rpartition("\n\nAssistant:")
-        if not found:
+        whole = "\n\nHuman:" + value.strip("\n").removeprefix("Human:")
+        _, *parts = re.split(r"\n\n(Human|Assistant):", whole)
+        roles = ["user" if one == "Human" else "assistant" for one in parts[::2]]
+        turns = list(zip(roles, map(str.strip, parts[1::2]), strict=True))
+        if roles[-1] != "assistant":
             raise Bad(f'has no "prompt", and "{name}" holds no "\\n\\nAssistant:" to find one by')
-        prompt = prompt.strip()
-        if "\n\nAssistant:" not in prompt:
-            prompt = prompt.removeprefix("Human:").strip()
-        return prompt, answer.strip()
-    turns = _turns(value, name)
-    if len(turns) < 2 or turns[-1][0] != "assistant":
-        raise Bad(f'"{name}" must end in an assistant message after a user message')
+    else:
+        turns = _turns(value, name)
+        if len(turns) < 2 or turns[-1][0] != "assistant":
+            raise Bad(f'"{name}" must end in an assistant message after a user message')
     return _transcript(turns[:-1]), turns[-1][1]
 
 

@@ -39,6 +39,7 @@ from labkit.models.base import (
     rounded,
     save_base,
 )
+from labkit.models.card import stage_of
 from labkit.models.dense import Dense, Switched, forward, supports
 from labkit.models.exporting import export, sequence_classifier
 from labkit.models.look import (
@@ -106,6 +107,7 @@ __all__ = [
     "save_base",
     "saved_bytes",
     "sequence_classifier",
+    "stage_of",
     "use",
     "using",
 ]

@@ -4,13 +4,23 @@ by what is active.
 
 import contextlib
 import copy
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from labkit import LabError, runs
 from labkit.compat import quiet, same_gradients
-from labkit.models.base import ADAPTER, HEAD, base_of, fingerprint, load_base, run_name
+from labkit.models import smollm2
+from labkit.models.base import (
+    ADAPTER,
+    HEAD,
+    base_of,
+    fingerprint,
+    load_base,
+    resolve_base,
+    run_name,
+)
 
 
 @quiet()
@@ -75,13 +85,53 @@ def load_policy(run):
     """(model, tokenizer) ready to answer: the 4-bit base with the run's adapter as "policy"; a
     pretrain run gives the bare base.
 
-    run: a Run or a run's name.
+    run: a Run, a run's name, or a model from elsewhere (runs.elsewhere).
     """
-    run = runs.load(run) if isinstance(run, str) else run
+    if isinstance(run, str):
+        if runs.elsewhere(run):
+            return load_elsewhere(run)
+        run = runs.load(run)
     if run.stage == "pretrain":
         return load_base(run_name(run))
     model, tokenizer = load_base(base_of(run))
     return load_adapter(model, run, "policy").eval(), tokenizer
+
+
+def load_elsewhere(name: str):
+    """(model, tokenizer) of such a model, in NF4. LabError for one that scores and writes no text,
+    and for an adapter with pickled weights.
+    """
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import find_adapter_config_file
+
+    path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    adapter = None if name == smollm2.NAME else find_adapter_config_file(path)
+    if adapter is None:
+        base = resolve_base(path)
+        kinds = (
+            (AutoConfig.from_pretrained(base).architectures or []) if Path(base).is_dir() else []
+        )
+        _refuse_scorer(name, any("Classification" in kind for kind in kinds))
+        return load_base(path)
+    folder, config = Path(adapter).parent, PeftConfig.from_pretrained(path)
+    _refuse_scorer(name, config.task_type == "SEQ_CLS")
+    if Path(path).is_dir() and not (folder / "adapter_model.safetensors").exists():
+        raise LabError(
+            f"{name} has no adapter_model.safetensors. Pickled weights are not loaded, since they"
+            " can run code: save the adapter again as safetensors."
+        )
+    beside = folder / "base"
+    model, tokenizer = load_base(str(beside) if beside.is_dir() else config.base_model_name_or_path)
+    if (folder / "tokenizer_config.json").exists():  # its template is the one that it learned
+        tokenizer.chat_template = AutoTokenizer.from_pretrained(folder).chat_template
+    with quiet():
+        return PeftModel.from_pretrained(model, path, adapter_name="policy").eval(), tokenizer
+
+
+def _refuse_scorer(name: str, scores: bool):
+    if scores:
+        raise LabError(f"{name} is a reward model: it scores answers and writes none.")
 
 
 def adapter_id(run) -> str:

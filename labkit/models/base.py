@@ -122,9 +122,9 @@ def load_base(name: str = "", quantize: bool = True):
     """(model, tokenizer) of the base `name` (see resolve_base), frozen, in NF4 unless
     quantize=False; lm_head is never quantised.
 
-    The tokenizer's pad token differs from EOS (chat.set_pad). `model.base_info` keeps {"name",
-    "fingerprint"} for the adapters' runs. Raises LabError when the Hub can't be reached or has no
-    such model.
+    The tokenizer's EOS closes an answer (chat.set_eos), its pad token is another (chat.set_pad).
+    `model.base_info` keeps {"name", "fingerprint"} for the adapters' runs. Raises LabError when the
+    Hub can't be reached or has no such model.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -132,7 +132,7 @@ def load_base(name: str = "", quantize: bool = True):
     download = not Path(path).is_dir()  # shows its progress
     try:
         with contextlib.nullcontext() if download else quiet():
-            tokenizer = chat.set_pad(AutoTokenizer.from_pretrained(path))
+            tokenizer = AutoTokenizer.from_pretrained(path)
             if quantize:
                 compat.blocks_across_rows()
                 dtype = compute_dtype(parameter_count(path))
@@ -143,7 +143,11 @@ def load_base(name: str = "", quantize: bool = True):
                     llm_int8_skip_modules=["lm_head"],
                 )
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, device_map={"": runs.device()}, **extra
+                path,
+                dtype=dtype,
+                device_map={"": runs.device()},
+                use_safetensors=True,  # pickled weights can run code
+                **extra,
             )
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
@@ -156,6 +160,7 @@ def load_base(name: str = "", quantize: bool = True):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     compat.same_arithmetic(model)
+    chat.set_pad(chat.set_eos(tokenizer, model.generation_config.eos_token_id))
     model.requires_grad_(False).eval()
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.base_info = {

@@ -34,7 +34,7 @@ def train(cfg, run):
         model = models.load_adapter(model, policy, "policy")
         run.info["policy"] = models.adapter_id(policy)
     pairs, _ = preferences.load_preferences(cfg, model, tokenizer, policy)
-    run.info["data_hash"] = runs.digest(map(str, pairs))
+    run.note_data(pairs)
     room = judging.room(model, cfg)
     training, held_out = data.split(fitting(tokenizer, pairs, cfg, room), HELD_OUT)
 

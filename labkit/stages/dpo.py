@@ -26,7 +26,8 @@ def train(cfg, run):
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "default", trainable=True)
     pairs, counted = preferences.load_preferences(cfg, model, tokenizer, policy)
-    run.info |= {"data_hash": runs.digest(map(str, pairs)), "policy": models.adapter_id(policy)}
+    run.note_data(pairs)
+    run.info["policy"] = models.adapter_id(policy)
     training, held_out, dropped = preferences.split_pairs(tokenizer, pairs, cfg, HELD_OUT)
 
     trainer = trl.train(

@@ -89,7 +89,8 @@ def train(cfg, run):
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "default", trainable=True)
     thumbs = load_thumbs(cfg, model, tokenizer)
-    run.info |= {"data_hash": runs.digest(map(str, thumbs)), "policy": models.adapter_id(policy)}
+    run.note_data(thumbs)
+    run.info["policy"] = models.adapter_id(policy)
     training, held_out, dropped = split_thumbs(tokenizer, thumbs, cfg)
     up = check_sides(training, cfg)
 
@@ -124,7 +125,8 @@ def load_thumbs(cfg, model, tokenizer) -> list:
     active adapter, each with a simulated rater's thumb.
     """
     if cfg.data != "atlas":
-        return data.load_ratings(cfg.data, cfg.examples)
+        fits = chat.fits(tokenizer, cfg.max_prompt_tokens)
+        return data.load_ratings(cfg.data, cfg.examples, fits)
     return rollout.thumbs(model, tokenizer, cfg, cfg.examples)
 
 

@@ -22,7 +22,8 @@ def load_preferences(cfg, model, tokenizer, policy) -> tuple[list, dict]:
     how many he called the same, which are left out; {} where nobody counted.
     """
     if cfg.data != "atlas":
-        return data.load_pairs(cfg.data, cfg.examples), {}
+        fits = chat.fits(tokenizer, cfg.max_prompt_tokens)
+        return data.load_pairs(cfg.data, cfg.examples, fits), {}
     for run in (*reversed(runs.listing()), runs.shipped("reward")):
         if (
             run

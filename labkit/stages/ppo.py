@@ -230,11 +230,12 @@ def train(cfg, run, judge=None, probe=None):
     LabError, with the last checkpoint kept, for a loss or a reward that is no number and for a KL
     above cfg.max_kl.
     """
-    prompts = atlas.load_prompts(cfg.prompts)
+    players = seat(cfg, run, judge)
+    fits = chat.fits(players.tokenizer, cfg.max_prompt_tokens)
+    prompts = atlas.load_prompts(cfg.prompts, 0, fits, cfg.updates * cfg.batch_size)
     random.Random(cfg.seed).shuffle(prompts)
     watch = cfg.watch or prompts[0]
-    players = seat(cfg, run, judge)
-    run.info["data_hash"] = runs.digest(prompts)
+    run.note_data(prompts)
     chat.check_lengths(players.tokenizer, [*prompts, watch], cfg.max_prompt_tokens)
     text = text_rows(players, cfg) if cfg.ptx else None
     policy, critic = players.trained()

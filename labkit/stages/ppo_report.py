@@ -64,7 +64,9 @@ def text_rows(players, cfg):
     width of a rollout.
     """
     tokenizer, width = players.tokenizer, cfg.max_prompt_tokens + cfg.max_response_tokens
-    rows = [chat.encode_text(tokenizer, text)[:width] for text in atlas.load_text(cfg.ptx_text)]
+    # Four characters are about a token of English; each update's pass draws batch_size documents.
+    texts = atlas.load_text(cfg.ptx_text, 4 * width * cfg.updates * cfg.epochs * cfg.batch_size)
+    rows = [chat.encode_text(tokenizer, text)[:width] for text in texts]
     rows = [row for row in rows if len(row) > 1]
     if not rows:
         raise LabError(

@@ -23,6 +23,7 @@ from labkit.maths.logprobs import next_tokens
 from labkit.stages import check_finite
 
 RATES = "learning_rate and muon_learning_rate"
+CHARACTERS = 8  # read of a set for each token that is trained on; English text has 4 to a token
 PROBE = "The capital of France is"  # continued now and then while training, to watch text appear
 
 
@@ -132,8 +133,9 @@ def prepare(cfg, tokenizer=None):
 
     Raises LabError for a corpus too small to fill a batch.
     """
-    documents, marks = atlas.load_text(cfg.corpus), cfg.corpus == "atlas"
-    digest = runs.digest(documents)
+    tokens = cfg.steps * cfg.batch_size * cfg.sequence_length
+    documents = atlas.load_text(cfg.corpus, enough=CHARACTERS * tokens)
+    marks, digest = cfg.corpus == "atlas", runs.digest(documents)
     random.Random(cfg.seed).shuffle(documents)
     held_out = max(1, round(len(documents) * cfg.validation_fraction))
     tokenizer = tokenizer or chat.train_tokenizer(documents[held_out:], cfg.vocab_size)

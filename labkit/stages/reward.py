@@ -36,7 +36,7 @@ def train(cfg, run):
     model = models.load_adapter(model, policy, "reward", trainable=True)
     # Until it is trained, "reward" still is the SFT policy: it can answer.
     pairs, counted = preferences.load_preferences(cfg, model, tokenizer, policy)
-    run.info["data_hash"] = runs.digest(map(str, pairs))
+    run.note_data(pairs)
     run.info["policy"] = models.adapter_id(policy)
     training, held_out, dropped = preferences.split_pairs(
         tokenizer, pairs, cfg, cfg.validation_fraction

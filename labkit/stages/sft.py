@@ -7,6 +7,7 @@ on the answer: learning to ask the question is not the aim.
 """
 
 from labkit import atlas, data, models, runs
+from labkit.data import chat
 from labkit.stages import trl
 
 HELD_OUT = 0.05
@@ -21,8 +22,9 @@ def train(cfg, run):
     policy = runs.policy(cfg.policy) if cfg.policy else None
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base) if policy else cfg.base)
     models.check_context(model, cfg)
-    demos = atlas.load_demos(cfg.data, cfg.examples)
-    run.info["data_hash"] = runs.digest(map(str, demos))
+    fits = chat.fits(tokenizer, cfg.max_prompt_tokens)
+    demos = atlas.load_demos(cfg.data, cfg.examples, fits)
+    run.note_data(demos)
     training, held_out = data.split(demos, HELD_OUT, cfg.seed)
     if policy:
         run.info["policy"] = models.adapter_id(policy)
