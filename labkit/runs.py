@@ -23,7 +23,7 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from labkit import LabError, __version__, config
+from labkit import LabError, __version__, config, ranks
 from labkit.config import STAGES, change
 
 PARTIAL = ".partial-"
@@ -48,10 +48,14 @@ def data_folder() -> Path:
 
 
 def device():
-    """The torch device for training: CUDA where there is a GPU, else the CPU."""
+    """The torch device for training: CUDA where there is a GPU, else the CPU. Of several processes
+    each has its own card.
+    """
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", ranks.local()) if ranks.world() > 1 else torch.device("cuda")
+    return torch.device("cpu")
 
 
 def memory() -> tuple[int, int]:
@@ -116,7 +120,7 @@ def digest(texts) -> str:
 
 class Run:
     """One stage's folder. `path`, `name`, `stage`, `info` (what run.json holds), `shipped` (came
-    with the project).
+    with the project). Of several processes rank 0 alone writes.
     """
 
     def __init__(
@@ -142,6 +146,8 @@ class Run:
 
     def note(self):
         """Write `info` into run.json now, whole or not at all: a killed run keeps what it noted."""
+        if not ranks.main():
+            return
         temporary = self.path / "run.json.tmp"
         text = json.dumps(self.info, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         temporary.write_text(text, "utf8")
@@ -155,6 +161,8 @@ class Run:
 
     def log(self, **values):
         """Append one line to metrics.jsonl and tell the listeners (live charts)."""
+        if not ranks.main():
+            return
         self.touched = True
         values = {
             key: value.item() if hasattr(value, "item") else value for key, value in values.items()
@@ -175,6 +183,8 @@ class Run:
 
     def rewind(self, lines: int):
         """Keep the first `lines` of metrics.jsonl: what came after a checkpoint is done again."""
+        if not ranks.main():
+            return
         self.touched = True
         file = self.path / "metrics.jsonl"
         kept = file.read_text("utf8").split("\n")[:lines]
@@ -292,6 +302,15 @@ def start(stage: str, cfg, name: str | None = None, aside: bool = False):
     Raises LabError when the name is taken or unfit, another process trains under it, or the disk is
     full.
     """
+    run = ranks.first(_fresh, stage, cfg, name or "", aside)
+    with _at_work(run):
+        run.note()
+        seed_everything(cfg.seed)
+        yield run
+
+
+def _fresh(stage: str, cfg, name: str, aside: bool) -> Run:
+    """A Run whose hidden folder is free."""
     name = name or _next_name(stage)
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith(
         "."
@@ -312,10 +331,7 @@ def start(stage: str, cfg, name: str | None = None, aside: bool = False):
     info = {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()}
     run = Run(partial, stage, name, info | ({"aside": True} if aside else {}))
     shutil.rmtree(partial, ignore_errors=True)
-    with _at_work(run):
-        run.note()
-        seed_everything(cfg.seed)
-        yield run
+    return run
 
 
 @contextlib.contextmanager
@@ -326,6 +342,19 @@ def resume(name: str, **changes):
     changes: settings to replace, such as a lower learning_rate. Raises LabError when there is
     nothing to go on from.
     """
+    run, was_whole = ranks.first(_again, name, changes)
+    try:
+        with _at_work(run):
+            yield run
+    except BaseException:
+        # Refused before it did anything: whole, as it was.
+        if was_whole and not run.touched and ranks.main():
+            run.path = run.path.rename(root() / name)
+        raise
+
+
+def _again(name: str, changes: dict) -> tuple[Run, bool]:
+    """(the Run, in a hidden folder; whether it was a whole one)."""
     final, partial = root() / name, root() / (PARTIAL + name)
     folder = next((f for f in (partial, final) if (f / CHECKPOINT).exists()), None)
     if folder is None:
@@ -344,13 +373,7 @@ def resume(name: str, **changes):
     if folder == final:
         final.rename(partial)
     run.path = partial
-    try:
-        with _at_work(run):
-            yield run
-    except BaseException:
-        if folder == final and not run.touched:  # refused before it did anything: whole, as it was
-            run.path = partial.rename(final)
-        raise
+    return run, folder == final
 
 
 def _refuse_busy(partial: Path, name: str):
@@ -368,28 +391,35 @@ def _at_work(run: Run):
     """
     partial, started, before = run.path, time.time(), run.info.get("seconds", 0.0)
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        (partial / RUNNING).write_text(str(os.getpid()), "utf8")
-        if run.info["config"].get("report_to", "none") != "none":
-            run.listeners.append(Reporting(run, run.info["config"]["report_to"]))
+        if ranks.main():
+            partial.mkdir(parents=True, exist_ok=True)
+            (partial / RUNNING).write_text(str(os.getpid()), "utf8")
+            if run.info["config"].get("report_to", "none") != "none":
+                run.listeners.append(Reporting(run, run.info["config"]["report_to"]))
         forget_peak()
-        yield
+        with ranks.told_to_end():
+            yield
         run.info["peak_bytes"] = max(run.info.get("peak_bytes", 0), memory()[1])
         run.info["seconds"] = round(before + time.time() - started, 1)
-        run.note()
-        (partial / RUNNING).unlink()
-        run.path = partial.rename(root() / run.name)
-    except KeyboardInterrupt:
-        onward = (
-            f"go on from its last checkpoint with runs.resume({run.name!r}) or: python -m labkit"
-            f" train {run.stage} --resume {run.name}"
-            if (partial / CHECKPOINT).exists()
-            else "start the stage again to get a whole one"
-        )
-        raise LabError(
-            f"Stopped. The unfinished run stays in {partial} for a look; {onward}."
-        ) from None
-    except Exception as error:
+        if ranks.main():
+            run.note()
+            (partial / RUNNING).unlink()
+            partial.rename(root() / run.name)
+        ranks.wait()
+        run.path = root() / run.name
+    except (Exception, KeyboardInterrupt) as error:
+        if ranks.lost(error) or isinstance(error, KeyboardInterrupt):
+            onward = (
+                f"go on from its last checkpoint with runs.resume({run.name!r}) or: python -m"
+                f" labkit train {run.stage} --resume {run.name}"
+                if (partial / CHECKPOINT).exists()
+                else "start the stage again to get a whole one"
+            )
+            why = "Another process of this training ended, so this one stops, too"
+            raise LabError(
+                f"{why if ranks.lost(error) else 'Stopped'}. The unfinished run stays in {partial}"
+                f" for a look; {onward}."
+            ) from None
         if _disk_full(error):
             raise LabError(
                 f"The disk is full, so the run {run.name!r} was not saved. Free some space under"
@@ -397,7 +427,8 @@ def _at_work(run: Run):
             ) from error
         raise
     finally:
-        (partial / RUNNING).unlink(missing_ok=True)
+        if ranks.main():
+            (partial / RUNNING).unlink(missing_ok=True)
         for listener in run.listeners:
             if hasattr(listener, "finish"):
                 listener.finish()
