@@ -172,7 +172,7 @@ class Guard:
             memory={
                 **models.memory(model, self.optimizer),
                 **self.players.passes.saved,
-                "kv_cache": models.kv_bytes(model, cfg.batch_size, width),
+                "kv_cache": models.kv_bytes(model, cfg.batch_size // ranks.world(), width),
             },
         )
 
