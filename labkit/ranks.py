@@ -12,12 +12,14 @@ import datetime
 import os
 import random
 import signal
+import sys
 import threading
 from dataclasses import fields
 
 from labkit import LabError
 
-PATIENCE = datetime.timedelta(hours=6)  # others wait while rank 0 samples pairs; who dies is noticed
+# The others wait while rank 0 samples pairs; that a process has died is noticed without it.
+PATIENCE = datetime.timedelta(hours=6)
 
 
 def rank() -> int:
@@ -40,6 +42,19 @@ def main() -> bool:
     return rank() == 0
 
 
+def say_cards(stage: str):
+    """A line on standard error where a process by itself sees more cards than the one it uses."""
+    import torch
+
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if world() == 1 and seen > 1:
+        print(
+            f"{seen} CUDA cards are here and one is used. To train on all of them: torchrun"
+            f" --nproc-per-node {seen} -m labkit train {stage.replace('_', '-')}",
+            file=sys.stderr,
+        )
+
+
 def _dist():
     """torch.distributed, joined at the first call: what lies on a CPU goes by gloo, which notices
     at once when a process has died, what lies on a card by nccl.
@@ -48,6 +63,11 @@ def _dist():
     from torch import distributed
 
     if not distributed.is_initialized():
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            raise LabError(
+                "labkit shares batches among processes, not a model's weights (FSDP). Start it with"
+                " torchrun, or choose multi-GPU without FSDP in `accelerate config`."
+            )
         if torch.cuda.is_available():
             torch.cuda.set_device(local())
         distributed.init_process_group(timeout=PATIENCE)
@@ -115,7 +135,7 @@ def gathered(some: list) -> list:
 
 def joined(record):
     """`record`, a dataclass of b rows, with the rows of every process: lists and tensors (b, …) one
-    after the other, tensors (b, t) as wide as the widest (zeros at the end). Of a number the largest
+    after the other, tensors (b, t) as wide as the widest (zeros at the end). Of numbers the largest
     holds.
     """
     if world() == 1:

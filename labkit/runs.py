@@ -397,6 +397,7 @@ def _at_work(run: Run):
             if run.info["config"].get("report_to", "none") != "none":
                 run.listeners.append(Reporting(run, run.info["config"]["report_to"]))
         forget_peak()
+        ranks.say_cards(run.stage)
         with ranks.told_to_end():
             yield
         run.info["peak_bytes"] = max(run.info.get("peak_bytes", 0), memory()[1])

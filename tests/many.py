@@ -14,7 +14,7 @@ context = multiprocessing.get_context("forkserver")  # what is heavy is imported
 context.set_forkserver_preload(HEAVY)
 
 
-def several(world: int, work, *args, seconds: float = 60) -> list:
+def several(world: int, work, *args, seconds: float = 300) -> list:
     """[what work(*args) returns in each of `world` processes, by rank]: an exception where it
     raised one, None where it died. `work` is a function of a module.
     """
