@@ -416,7 +416,7 @@ def _at_work(run: Run):
                 if (partial / CHECKPOINT).exists()
                 else "start the stage again to get a whole one"
             )
-            why = "Another process of this training ended, so this one stops, too"
+            why = f"Another process of this training ended, so this one stops, too ({error})"
             raise LabError(
                 f"{why if ranks.lost(error) else 'Stopped'}. The unfinished run stays in {partial}"
                 f" for a look; {onward}."

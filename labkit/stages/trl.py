@@ -88,6 +88,7 @@ def fit(trainer_class, config_class, model, tokenizer, rows, cfg, run, **argumen
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
         use_cpu=runs.device().type == "cpu",
         seed=cfg.seed,
         learning_rate=cfg.learning_rate,
@@ -204,7 +205,7 @@ def demo_trainer():
             read = lambda: response_loss(self.passes, *(inputs[name] for name in names))
             losses, right = compat.through(model, self.model, read)
             found = self._metrics["train" if model.training else "eval"]
-            hits, tokens = ranks.total(torch.stack([right.sum(), right.new_tensor(len(right))]))
+            hits, tokens = ranks.total(torch.stack([right.sum(), torch.ones_like(right).sum()]))
             found["mean_token_accuracy"].append((hits / tokens).item())
             if num_items_in_batch is None:
                 loss = losses.mean()
