@@ -1,23 +1,55 @@
 """Several processes on one CPU, as torchrun would start them, for the tests: each runs one function
 and sends back what it returns.
+
+They are forked from a process that has imported what is heavy once, and has computed nothing.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
+import pickle
 import socket
+import subprocess
 import sys
 import traceback
+from importlib import import_module
 
 HEAVY = ["labkit.stages.ppo", "labkit.stages.sft", "peft", "trl.trainer.sft_trainer", "datasets"]
-context = multiprocessing.get_context("forkserver")  # what is heavy is imported once
-context.set_forkserver_preload(HEAVY)
 
 
 def several(world: int, work, *args, seconds: float = 300) -> list:
     """[what work(*args) returns in each of `world` processes, by rank]: an exception where it
     raised one, None where it died. `work` is a function of a module.
     """
+    server = served()
+    pickle.dump((world, work, args, seconds), server.stdin)
+    server.stdin.flush()
+    return pickle.load(server.stdout)
+
+
+@functools.cache
+def served():
+    """The process that forks; it ends with this one."""
+    at_home = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command, pipe = [sys.executable, __file__], subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=at_home)
+
+
+def serve():
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what is printed is no answer
+    for name in HEAVY:
+        import_module(name)
+    with contextlib.suppress(EOFError):
+        while True:
+            pickle.dump(forked(*pickle.load(sys.stdin.buffer)), answers)
+            answers.flush()
+
+
+def forked(world: int, work, args, seconds: float) -> list:
+    """`several`, here."""
+    context = multiprocessing.get_context("fork")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,3 +99,7 @@ def writes(event, given):
     written = event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR)
     if (written or event in moves) and os.environ["LABKIT_RUNS"] in str(given[0]):
         raise AssertionError(f"rank {os.environ['RANK']} writes: {event} {given[0]}")
+
+
+if __name__ == "__main__":
+    serve()
