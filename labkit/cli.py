@@ -173,18 +173,23 @@ def table(rows: list[dict], digits: int = 2) -> str:
 
 # --- train and use -------------------------------------------------------------------------------
 
-Profile = Annotated[str | None, arg(help="tiny, small or gpu; else LABKIT_PROFILE, else tiny.")]
+Profile = Annotated[str | None, arg(help="tiny, small or gpu; else what `labkit info` names.")]
 
 
 def info(profile: Profile = None):
-    """What this machine would train: profile, device, the 4-bit base and its adapter."""
+    """What this machine would train: the profile and why, which would not fit, the device, the
+    4-bit base and its adapter.
+    """
     settings = config.profile(profile)
+    why = "--profile says so" if profile else config.chosen()[1]
     from labkit import models
 
     model, _ = models.load_base(settings.sft.base)
     name = model.base_info["name"]
     return {
         "profile": settings.name,
+        "why": why,
+        "would not fit": {name: why for name in config.PROFILES if (why := config.lacks(name))},
         "device": runs.device().type,
         "model": name,
         **models.describe(models.add_lora(model, settings.sft)),
@@ -612,6 +617,11 @@ RECORDS = {
         "A model that learns from its own verdicts, round by round: notebook 11's record.",
         lambda lab, report: [lab.rounds(report)],
     ),
+    "games.go": (
+        "Go on 5×5: a net that imitates game records, then plays earlier versions of itself, "
+        "against everybody: notebook 04's record. Standard error names the folder of its nets.",
+        lambda lab, report: [lab.summary(report)],
+    ),
     "games": (
         "Space Invaders from version 0 to PPO, reward shaping, curiosity, imitation, and "
         "CartPole: notebook 03's record.",
@@ -629,6 +639,11 @@ RECORDS = {
     ),
 }
 """The labs whose record a bench makes: {lab: (what it holds, what of it is printed)}."""
+
+
+def verb_of(lab: str) -> str:
+    """The name of a record's verb: "games.go" → "go"."""
+    return lab.rpartition(".")[2].replace("_", "-")
 
 
 def bench_record(lab: str):
@@ -695,7 +710,7 @@ VERBS = {
         "rollout": bench_rollout,
         "ppo": bench_ppo,
         "film": bench_film,
-        **{lab.replace("_", "-"): bench_record(lab) for lab in RECORDS},
+        **{verb_of(lab): bench_record(lab) for lab in RECORDS},
         "gpu": bench_gpu,
     },
 }

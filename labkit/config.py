@@ -470,7 +470,7 @@ def small() -> Profile:
 
 
 def gpu() -> Profile:
-    """Qwen3-0.6B in 4 bits: one GPU with 16 GB."""
+    """Qwen3-0.6B in 4 bits: one GPU with 12 GB or more."""
     profile = small().adapt(base="Qwen/Qwen3-0.6B-Base")
     profile.name = "gpu"
     # As many as the memory holds.
@@ -481,9 +481,44 @@ def gpu() -> Profile:
 PROFILES = {"tiny": tiny, "small": small, "gpu": gpu}
 
 
+CARD = 12
+"""GB of a CUDA card on which the profile "gpu" is taken without being asked for."""
+MEMORY = {"tiny": 2, "small": 8}
+"""GB of memory that the stages of a profile take on a CPU, at most."""
+
+
+def chosen() -> tuple[str, str]:
+    """(profile, why): what LABKIT_PROFILE names, else what this machine is made for."""
+    if name := os.environ.get("LABKIT_PROFILE"):
+        return name, "LABKIT_PROFILE says so"
+    why = lacks("gpu")
+    return ("tiny", f"gpu {why}") if why else ("gpu", f"there is a CUDA card of {card():.0f} GB")
+
+
+def card() -> float:
+    """GB of the first CUDA card, 0 where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    return torch.cuda.get_device_properties(0).total_memory / 1e9
+
+
+def lacks(name: str) -> str:
+    """What this machine lacks for a profile, "" where it will do."""
+    if name == "gpu":
+        there = f"this one has {card():.0f}" if card() else "there is none"
+        return "" if card() >= CARD else f"needs a CUDA card of {CARD} GB, and {there}"
+    import psutil
+
+    free = psutil.virtual_memory().available / 1e9
+    needed = MEMORY[name]
+    return "" if free >= needed else f"needs {needed} GB of memory, and {free:.0f} are free"
+
+
 def profile(name: str | None = None) -> Profile:
-    """The profile called `name`; None takes LABKIT_PROFILE, else "tiny"."""
-    name = name or os.environ.get("LABKIT_PROFILE") or "tiny"
+    """The profile called `name`; None takes the `chosen` one."""
+    name = name or chosen()[0]
     if name not in PROFILES:
         raise LabError(
             f"There is no profile {name!r}. Set LABKIT_PROFILE (or --profile) to one of:"

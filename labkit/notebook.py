@@ -1,5 +1,6 @@
 """The first cell of every notebook: the profile, the device, and whose models it will use."""
 
+import os
 import warnings
 
 from labkit import LabError, config, runs
@@ -18,13 +19,19 @@ DPO's and the reward model's.
 """
 
 
-def setup(seed: int = 0) -> config.Profile:
-    """Seed everything, say where things stand, and return the profile (LABKIT_PROFILE, or tiny)."""
+def setup(seed: int = 0, profile: str = "") -> config.Profile:
+    """Seed everything, say where things stand, and return the profile: the one named here, for the
+    whole notebook, else the one that suits the machine (see config.chosen).
+    """
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    profile = config.profile()
+    if profile:
+        os.environ["LABKIT_PROFILE"] = profile
+    asked, (name, why) = "LABKIT_PROFILE" in os.environ, config.chosen()
+    settings = config.profile(name)
     runs.seed_everything(seed)
-    print(f"profile {profile.name} on {runs.device()}; your runs go to {runs.root()}")
-    return profile
+    how = "" if asked or name == "tiny" else f' ({why}; else say setup(profile="tiny"))'
+    print(f"profile {name} on {runs.device()}{how}; your runs go to {runs.root()}")
+    return settings
 
 
 def using(stage: str, name: str = "") -> runs.Run:
@@ -44,6 +51,19 @@ def using(stage: str, name: str = "") -> runs.Run:
     whose = "the checkpoint that came with the project" if run.shipped else f"your run {run.name}"
     print(f"{stage}: {whose}")
     return run
+
+
+def finished(*names: str) -> dict[str, runs.Run]:
+    """{name: run} of stages that can be compared, after saying whose they are: on the base of the
+    profile where it has a run of each, else those that came with the project.
+    """
+    stages = {name: name.lower() for name in names}
+    base = home(config.profile())
+    try:
+        found = {name: runs.latest(stage, base=base).name for name, stage in stages.items()}
+    except runs.Missing:
+        found = {name: f"shipped/{stage}" for name, stage in stages.items()}
+    return {name: using(stage, found[name]) for name, stage in stages.items()}
 
 
 def home(profile: config.Profile) -> str:
@@ -67,5 +87,6 @@ def offer(stage: str) -> str:
     lab, options, minutes = SMALL_RUNS[stage]
     return (
         f" A small one: add {options} (about {minutes} minutes with SmolLM2-135M on two CPU cores,"
-        f" one or two with the tiny base). Notebook {lab} trains it too."
+        f" one or two with the tiny base). Notebook {lab} trains it too; with LABKIT_PROFILE=tiny"
+        " all notebooks have what they need."
     )

@@ -4,8 +4,9 @@ compute on the CPU, strict as the real ones about mixing devices, with recorded 
     with fakecuda.installed(monkeypatch):
         model, tokenizer = models.load_base("tiny-base")        # model.device is cuda:0
 
-What it finds: a tensor, an index or a mask left on the CPU, and inside a graph whatever a capture
-forbids (waiting for the GPU, copies from or to the host). What it cannot: kernels and their
+What it finds: a tensor, an index or a mask left on the CPU, inside a graph whatever a capture
+forbids (waiting for the GPU, copies from or to the host), and a softmax over a vocabulary in half
+precision. What it cannot: kernels and their
 rounding, memory, speed. Weights are not quantised, since bitsandbytes would ask the real device.
 """
 
@@ -21,6 +22,8 @@ INDEXES = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_inde
 INDEXES |= {"_unsafe_index_put"}
 WAITS = {"_local_scalar_dense", "nonzero", "_unique2", "is_nonzero", "equal", "masked_select"}
 COPIES = {"copy_", "_to_copy", "set_"}
+SOFTMAXES = {"_softmax", "_log_softmax", "logsumexp"}
+ATTENTION = 256  # a softmax over more is over a vocabulary: no row of the tests is as long
 
 graphs: list["Graph"] = []  # every graph that was captured
 recording: list | None = None  # the operations of the graph that is being captured
@@ -107,13 +110,27 @@ class CudaTensor(torch.Tensor):
             mixed(str(func))
         if name in WAITS:
             forbid(name)
+        if name in SOFTMAXES and args[0].dtype.itemsize < 4 and args[0].shape[-1] > ATTENTION:
+            raise RuntimeError(f"{name} over a vocabulary in {args[0].dtype}: use float32")
         if is_cuda(kwargs.get("device")):
             kwargs = {**kwargs, "device": "cpu"}
         inner_args, inner_kwargs = unwrapped(args), unwrapped(kwargs)
-        out = func(*inner_args, **inner_kwargs)
+        compute = func
+        if str(func).split(".")[2].startswith("dtype"):
+            compute, inner_args = in_float32(name, inner_args, inner_kwargs)
+        out = compute(*inner_args, **inner_kwargs)
         if recording is not None:
-            recording.append((func, inner_args, inner_kwargs, out))
+            recording.append((compute, inner_args, inner_kwargs, out))
         return return_and_correct_aliasing(func, args, kwargs, wrapped(out))
+
+
+def in_float32(name: str, args, kwargs):
+    """A product of half-precision matrices into float32, for which only CUDA has a kernel."""
+    kwargs.pop("out_dtype", None)
+    args = [x.float() if isinstance(x, torch.Tensor) else x for x in args]
+    args = [x for x in args if not isinstance(x, torch.dtype)]
+    op = getattr(torch.ops.aten, name)
+    return (op.out if "out" in kwargs else op.default), args
 
 
 def _check_index(name, tensor, indices, value=None, *_):
@@ -255,14 +272,14 @@ def move(model):
 def installed(monkeypatch, bf16: bool = True):
     """A machine with one GPU inside the block; bf16: it has bf16 in hardware."""
     from accelerate.state import AcceleratorState, PartialState
-    from transformers import AutoModelForCausalLM, TrainingArguments
+    from transformers import AutoModelForCausalLM, TrainingArguments, training_args
 
     from labkit import runs
 
     load = AutoModelForCausalLM.from_pretrained
 
-    def from_pretrained(path, dtype=None, device_map=None, quantization_config=None):
-        model = load(path, dtype=dtype)
+    def from_pretrained(path, device_map=None, quantization_config=None, **options):
+        model = load(path, **options)
         return move(model) if is_cuda(device_map[""]) else model
 
     def device_of(arguments):
@@ -300,6 +317,7 @@ def installed(monkeypatch, bf16: bool = True):
             patch.setattr(torch.autograd, "_engine_run_backward", backward)
             patch.setattr(PartialState, "default_device", property(lambda self: CUDA))
             patch.setattr(TrainingArguments, "device", property(device_of))
+            patch.setattr(training_args, "is_torch_bf16_gpu_available", lambda: bf16)
             for name, value in cuda.items():
                 patch.setattr(torch.cuda, name, value)
             yield

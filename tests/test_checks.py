@@ -12,6 +12,7 @@ import torch
 
 from labkit import checks, form
 from labkit.maths import losses
+from labkit.maths.logprobs import masked_whiten
 
 # Solutions: the right answers, and what the wrong ones below are made of ------------
 
@@ -64,6 +65,41 @@ def softplus(x):
 def best_of_n_kl(k, n):
     shares = [(i / k) ** n - ((i - 1) / k) ** n for i in range(1, k + 1)]
     return sum(p * math.log(p * k) for p in shares if p > 0)
+
+
+def stones_of(board):
+    return ["".join(board).count(stone) for stone in "XO"]
+
+
+def area(board, both=False, first=False):
+    """Stones and free regions that touch one colour alone; wrong: those that touch both count for
+    `both`, or a region belongs to whom its first point touches.
+    """
+    points, found = stones_of(board), set()
+    for start in itertools.product(range(5), repeat=2):
+        if board[start[0]][start[1]] != "." or start in found:
+            continue
+        region, touched, todo = {start}, [], [start]
+        while todo:
+            r, c = todo.pop()
+            for y, x in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)):
+                if 0 <= y < 5 and 0 <= x < 5 and (y, x) not in region:
+                    if board[y][x] == ".":
+                        region.add((y, x))
+                        todo.append((y, x))
+                    else:
+                        touched.append(board[y][x])
+        found |= region
+        for i, stone in enumerate("XO"):
+            alone = set(touched) == {stone} or both and stone in touched
+            points[i] += len(region) * (touched[:1] == [stone] if first else alone)
+    return tuple(points)
+
+
+def earned(scores, values, mask, unbiased=False):
+    raw = scores[:, None] - values
+    inside = raw[mask.bool()]
+    return (raw - inside.mean()) / inside.std(unbiased=unbiased) * mask
 
 
 def gain(new, old, A, e, clamp=torch.clamp, worst=torch.minimum):
@@ -360,6 +396,36 @@ FUNCTIONS = {
             (lambda s, w: fmean(s) + w * pvariance(s), "The mean is 2"),
             (lambda s, w: min(s), "weight 0"),
             (lambda s, w: sum(s), "weight 0"),
+        ],
+    ),
+    "area": (
+        [area],
+        [
+            (lambda board: stones_of(board), "stones alone"),
+            (lambda board: (25, 0), "An empty board"),
+            (lambda board: area(board, both=True), "none's"),
+            (lambda board: area(board, first=True), "none.s"),
+            (lambda board: 3, "two numbers"),
+            (lambda board: ["a"], "two numbers"),
+        ],
+    ),
+    "advantages": (
+        [
+            earned,
+            lambda s, v, m: earned(s, v, m, unbiased=True),
+            lambda s, v, m: masked_whiten(s[:, None] - v, m),
+        ],
+        [
+            (lambda s, v, m: (s[:, None] - v) * m, "now whiten: less"),
+            (lambda s, v, m: s[:, None] - v, "give 0 where"),
+            (lambda s, v, m: earned(s, 0 * v, m), "all moves of a game"),
+            (lambda s, v, m: earned(s, v, 0 * m + 1) * m, "after the end"),
+            (lambda s, v, m: -earned(s, v, m), "sign"),
+            (lambda s, v, m: s - v[:, 0], "shape"),
+            (
+                lambda s, v, m: (s[:, None] - v) * m / (s[:, None] - v)[m > 0].std(correction=0),
+                "in it",
+            ),
         ],
     ),
     "margin_loss": (

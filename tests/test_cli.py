@@ -197,6 +197,8 @@ def test_info_in_a_fresh_process(home, tokenizer):
     report = json.loads(done.stdout)
     assert list(report) == [
         "profile",
+        "why",
+        "would not fit",
         "device",
         "model",
         "parameters",
@@ -218,6 +220,9 @@ def test_info_in_a_fresh_process(home, tokenizer):
 def test_info_for_people(home, capsys):
     out = printed(capsys, "info")
     assert "model: tiny-base\n" in out and "versions: labkit 0" in out
+    assert "why: LABKIT_PROFILE says so\n" in out
+    assert "would not fit: gpu needs a CUDA card of 12 GB, and there is none" in out
+    assert "why: --profile says so\n" in printed(capsys, "info", "--profile", "tiny")
 
 
 def test_json_is_pure(monkeypatch, capsys):

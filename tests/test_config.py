@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 
@@ -145,6 +146,36 @@ def test_the_profile_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("LABKIT_PROFILE", "huge")
     with pytest.raises(LabError, match="no profile 'huge'.*tiny, small, gpu"):
         config.profile()
+
+
+@pytest.mark.parametrize("gigabytes, name", [(0, "tiny"), (8, "tiny"), (12, "gpu"), (141, "gpu")])
+def test_the_profile_suits_the_machine(monkeypatch, gigabytes, name):
+    monkeypatch.delenv("LABKIT_PROFILE")
+    monkeypatch.setattr(config, "card", lambda: float(gigabytes))
+    assert config.profile().name == name
+    _, why = config.chosen()
+    assert ("none" if gigabytes == 0 else str(gigabytes)) in why
+    monkeypatch.setenv("LABKIT_PROFILE", "small")
+    assert config.chosen() == ("small", "LABKIT_PROFILE says so")
+
+
+def test_the_card_is_read_from_torch(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = SimpleNamespace(total_memory=15_800_000_000)  # a T4
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    assert config.card() == 15.8 and config.lacks("gpu") == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert config.card() == 0 and config.lacks("gpu").endswith("there is none")
+
+
+def test_what_does_not_fit_is_said(monkeypatch):
+    import psutil
+
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5_000_000_000))
+    assert config.lacks("tiny") == ""
+    assert config.lacks("small") == "needs 8 GB of memory, and 5 are free"
 
 
 def test_every_setting_has_a_plain_type():

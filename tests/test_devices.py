@@ -2,6 +2,8 @@
 devices, and with the base in half precision.
 """
 
+import shutil
+
 import fakecuda
 import pytest
 import torch
@@ -70,6 +72,15 @@ def test_a_capture_forbids_waiting_and_can_be_replayed(gpu):
     x.fill_(5)
     graph.replay()
     assert y.tolist() == [15, 15]
+
+
+def test_a_softmax_over_a_vocabulary_is_float32s(gpu):
+    logits = torch.randn(2, 400, device="cuda")
+    for f in (torch.softmax, torch.log_softmax, torch.logsumexp):
+        assert is_cuda(f(logits, -1), f(logits.half()[:, :99], -1))  # attention may
+        for dtype in (torch.float16, torch.bfloat16):
+            with pytest.raises(RuntimeError, match="over a vocabulary"):
+                f(logits.to(dtype), -1)
 
 
 # --- labkit on it --------------------------------------------------------------------------------
@@ -145,6 +156,8 @@ def measured(model, tokenizer, reward_run):
     found = [evals.perplexity(model, tokenizer, [data.Demo("Gold?", "metal")] * 3, 2)]
     found += evals.scores(model, head, tokenizer, PROMPTS, ["a", "b", "c"], batch_size=2)
     found.append(evals.agreement(model, head, tokenizer, pairs)["rater"])
+    asked = [chat.encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
+    found += judging.Judge(model, tokenizer, "policy").next_token(asked, [30, 40]).sum(0).tolist()
     return torch.tensor(found)
 
 
@@ -191,47 +204,75 @@ def test_measurements_go_on_with_fewer_rows_where_memory_runs_out(sft_run, rewar
             measure()
 
 
-PPO = {"policy": "devices-sft", "updates": 2, "batch_size": 8, "minibatch_size": 4, "warmup": 0}
+POLICY = {"policy": "devices-sft", "batch_size": 8}
+PPO = POLICY | {"reward": "devices-reward", "updates": 2, "epochs": 1, "warmup": 0}
+PPO |= {"batch_size": 4, "minibatch_size": 2, "gradient_checkpointing": 1}
 STAGES = {
     "sft": {"batch_size": 8},
-    "reward": {"policy": "devices-sft", "batch_size": 8},
-    "dpo": {"policy": "devices-sft", "batch_size": 8},
-    "ai_feedback": {"policy": "devices-sft", "batch_size": 8, "labels": 0},
-    "ppo": PPO | {"reward": "devices-reward", "ptx": 0.5, "checkpoint_every": 1},
-    "ppo critic": PPO | {"reward": "devices-reward", "critic": "adapter", "micro_batch_size": 3},
+    "reward": POLICY,
+    "reward mean": POLICY | {"reads": "mean", "batch_size": 16},  # in two parts
+    "dpo": POLICY,
+    "kto": POLICY,
+    "ai_feedback": POLICY | {"labels": 0},
+    "ppo": PPO | {"ptx": 0.5, "checkpoint_every": 1},
+    "ppo critic": PPO | {"critic": "adapter", "micro_batch_size": 1},
 }
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Twenty demonstrations and twenty pairs of the learner's own."""
+    """Twenty demonstrations, pairs, thumbs, prompts and lines of text of the learner's own."""
     folder = tmp_path_factory.mktemp("data")
-    demos = [data.Demo(f"Is it {i}?", "yes") for i in range(20)]
-    pairs = [data.Pair(f"Is it {i}?", "yes", "I think so") for i in range(20)]
-    data.save_jsonl(demos, folder / "sft.jsonl")
+    asked = [f"Is it {i}?" for i in range(20)]
+    pairs = [data.Pair(prompt, "yes", "I think so") for prompt in asked]
+    data.save_jsonl([data.Demo(prompt, "yes") for prompt in asked], folder / "sft.jsonl")
     for stage in ("reward", "dpo", "ai_feedback"):
         data.save_jsonl(pairs, folder / f"{stage}.jsonl")
+    thumbs = [data.Rating(prompt, "yes", i % 2 == 0) for i, prompt in enumerate(asked)]
+    data.save_jsonl(thumbs, folder / "kto.jsonl")
+    (folder / "prompts.txt").write_text("\n".join(asked), "utf8")
+    (folder / "text.txt").write_text("\n\n".join(f"{one} Yes." for one in asked * 4), "utf8")
     return folder
 
 
 def train(stage, files):
     settings, stage = STAGES[stage], stage.split()[0]
-    if stage != "ppo":
-        settings = settings | {"data": str(files / f"{stage}.jsonl")}
+    if stage == "ppo":
+        mine = {"prompts": str(files / "prompts.txt"), "ptx_text": str(files / "text.txt")}
+    else:
+        mine = {"data": str(files / f"{stage}.jsonl")}
     cfg = config.KINDS[stage](
-        base="tiny-base", lora_r=4, max_prompt_tokens=60, max_response_tokens=12, **settings
+        base="tiny-base", lora_r=4, max_prompt_tokens=60, max_response_tokens=12, **settings | mine
     )
     with runs.start(stage, cfg) as run:
         module(stage).train(cfg, run)
     return run
 
 
-@pytest.mark.filterwarnings("ignore:'pin_memory'")
-@pytest.mark.parametrize("stage", STAGES)
-def test_train(gpu, files, sft_run, reward_run, stage):
-    run = train(stage, files)
+def check(run):
     figures = [value for value in run.evaluation.values() if isinstance(value, float)]
     assert run.metrics() and torch.isfinite(torch.tensor(figures)).all()
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory'", "ignore:.*CUDA is not available")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("stage", STAGES)
+def test_train(gpu, files, sft_run, reward_run, stage, dtype, monkeypatch):
+    """As a small base does, and as a large one on a card with bf16 or without."""
+    monkeypatch.setattr(models.base, "compute_dtype", lambda *_: dtype)
+    check(train(stage, files))
+
+
+def test_pretrain(gpu, files):
+    sizes = dict(
+        vocab_size=300, hidden_size=32, intermediate_size=64, layers=1, heads=2, context=32
+    )
+    steps = dict(sequence_length=8, batch_size=4, steps=3, rounded=0)
+    cfg = config.Pretrain(corpus=str(files / "text.txt"), **sizes, **steps)
+    with runs.start("pretrain", cfg) as run:
+        module("pretrain").train(cfg, run)
+    check(run)
+    shutil.rmtree(run.path)  # no base for what comes after
 
 
 # --- half precision, on the CPU ------------------------------------------------------------------
@@ -262,6 +303,4 @@ def test_half_precision_samples_and_measures(half, sft_run, reward_run):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_half_precision_trains(half, files, sft_run, reward_run, stage):
-    run = train(stage, files)
-    figures = [value for value in run.evaluation.values() if isinstance(value, float)]
-    assert torch.isfinite(torch.tensor(figures)).all()
+    check(train(stage, files))

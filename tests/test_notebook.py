@@ -61,6 +61,34 @@ def test_a_base_of_ones_own_carries_all_that_follows(empty_runs):
         assert notebook.using(stage).name == f"my-{stage}"
 
 
+def test_a_cell_names_the_profile(empty_runs, monkeypatch, capsys):
+    monkeypatch.setenv("LABKIT_PROFILE", "tiny")
+    assert notebook.setup(profile="small").name == "small"
+    assert config.profile().name == "small"  # and so for all that asks later
+    assert capsys.readouterr().out.startswith("profile small on cpu; your runs go to")
+    with pytest.raises(LabError, match="no profile 'huge'"):
+        notebook.setup(profile="huge")
+
+
+def test_a_profile_that_the_machine_chose_is_explained(empty_runs, monkeypatch, capsys):
+    monkeypatch.delenv("LABKIT_PROFILE")
+    monkeypatch.setattr(config, "card", lambda: 24.0)
+    assert notebook.setup().name == "gpu"
+    assert "(there is a CUDA card of 24 GB; else say setup(profile=" in capsys.readouterr().out
+
+
+def test_what_is_compared_stands_on_one_base(empty_runs, monkeypatch, capsys):
+    """Of another profile nothing came along: until all stages are there, the shipped ones speak."""
+    monkeypatch.setenv("LABKIT_PROFILE", "small")
+    base = config.profile().sft.base
+    make("sft", "mine", base)
+    assert all(run.shipped for run in notebook.finished("SFT", "PPO").values())
+    make("ppo", "my-ppo", base)
+    found = notebook.finished("SFT", "PPO")
+    assert {name: run.name for name, run in found.items()} == {"SFT": "mine", "PPO": "my-ppo"}
+    assert "ppo: your run my-ppo" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("stage", ["reward", "ppo", "dpo", "kto", "ai_feedback"])
 def test_a_stage_starts_from_its_base_alone(empty_runs, stage):
     cfg = config.KINDS[stage](base=SMOL)

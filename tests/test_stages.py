@@ -518,3 +518,34 @@ def test_beta_of_dpo_is_the_setting(sft_run, pairs, monkeypatch):
     with pytest.raises(LabError, match="Stopped"), runs.start("dpo", cfg) as run:
         dpo.train(cfg, run)
     assert given["beta"] == 0.7
+
+
+@pytest.mark.parametrize("fits, micro", [(100, 8), (3, 2), (1, 2)])
+def test_a_batch_is_cut_to_what_the_memory_holds(sft_run, pairs, monkeypatch, fits, micro):
+    """In parts of one size, two rows at least: KTO asks for them. A pair counts twice."""
+    given = {}
+
+    def stop(*_, **options):
+        given.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trl, "fit", stop)
+    asked = []
+    monkeypatch.setattr(
+        models, "fitting_rows", lambda most, each: asked.append(each) or min(most, fits)
+    )
+    model = models.load_base("tiny-base")[0]
+    for stage, sequences in (("sft", 1), ("dpo", 2)):
+        rows, cfg = (
+            [{"chosen_ids": []} if sequences == 2 else {}],
+            config.Sft(**SMALL, batch_size=8),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            trl.train(None, None, model, None, rows, cfg, None)
+        assert asked[-1] == sequences * models.row_bytes(model, 90, 30), stage
+        assert given["per_device_train_batch_size"] == micro
+        assert given["gradient_accumulation_steps"] == 8 // micro
+        assert given["gradient_checkpointing"] is False
+    with pytest.raises(KeyboardInterrupt):
+        trl.train(None, None, model, None, rows, config.change(cfg, gradient_checkpointing=1), None)
+    assert given["gradient_checkpointing"] is True

@@ -219,6 +219,39 @@ def games() -> Picture:
     return page
 
 
+def alphago() -> Picture:
+    """Go and language, step by step alike. Go: from game records (棋譜) the policy learns to play
+    what the teacher played; then it plays earlier versions of itself, the rules say who won, and
+    the moves of won games become likelier, of lost games rarer. Language: from text and
+    demonstrations the policy learns to say what the teacher said; then it answers, and where Go has
+    its rules stands a question mark: nobody can compute how good an answer is. People can say, but
+    their time is short; a reward model (回饋模型) imitates them.
+    """
+    page = Picture(372)
+    for x, said in ((176, "1 · imitate the teacher"), (546, "2 · learn from the result")):
+        page.words(x, 34, said, LARGE, "middle", bold=True)
+    rows = (
+        ("Go", "圍棋", ("game records", "棋譜"), ("plays earlier", "versions of itself"), 56),
+        ("language", "語言模型", ("text and", "demonstrations"), ("answers a", "question"), 214),
+    )
+    for name, chinese, taught, does, top in rows:
+        page.words(20, top + 32, name, SIZE, bold=True)
+        page.words(20, top + 54, chinese, SMALL)
+        page.box(106, top, 140, 70, *taught, tone=GREY, size=SMALL)
+        page.line((250, top + 35), (276, top + 35))
+        page.box(282, top, 92, 70, "policy", tone=BLUE)
+        page.line((378, top + 35), (404, top + 35))
+        page.box(410, top, 154, 70, *does, tone=BLUE, size=SMALL)
+        page.line((568, top + 35), (594, top + 35))
+        page.line((690, top + 74), (690, top + 100), (328, top + 100), (328, top + 76), tone=GREEN)
+    page.box(600, 56, 180, 70, "the rules", "won or lost", tone=GREEN)
+    page.box(600, 214, 180, 70, "?", "reward model 回饋模型", tone=RED, size=SMALL)
+    page.words(508, 178, "won: likelier 提高機率 · lost: rarer 降低機率", SMALL, "middle")
+    page.words(508, 336, "praised: likelier · blamed: rarer", SMALL, "middle")
+    page.words(20, 362, "What is missing below: nobody can compute who won.", SMALL, bold=True)
+    return page
+
+
 def feedback() -> Picture:
     """Under the question 請用 50 字介紹大型語言模型 stand two responses, 1 / 2 and 2 / 2, and
     the buttons Better, Worse and Same. A click on Better becomes a row in the store (prompt,
@@ -554,6 +587,7 @@ PICTURES = {
     "02": conversation,
     "02-lora": lora,
     "03": games,
+    "04": alphago,
     "05": feedback,
     "06": reward,
     "07": ppo,

@@ -12,6 +12,7 @@ from labkit.checks.dpo import check_push, check_smoothed_dpo
 from labkit.checks.feedback import check_cohen, check_ranked_pairs, check_sides
 from labkit.checks.form import check_leave_one_out, check_rule
 from labkit.checks.games import check_baseline, check_to_go
+from labkit.checks.go import check_advantages, check_area
 from labkit.checks.helpful_or_safe import check_coin, check_margin_loss, check_piecewise
 from labkit.checks.instruction_tuning import check_merged, check_response_mask
 from labkit.checks.kto import check_mismatched, check_pull
@@ -24,7 +25,9 @@ from labkit.checks.start_here import check_answer, check_guesses
 from labkit.checks.wrong_judges import check_ceiling, check_collapse, check_thurstone
 
 __all__ = [
+    "check_advantages",
     "check_answer",
+    "check_area",
     "check_baseline",
     "check_best_of_n_kl",
     "check_bits_per_character",

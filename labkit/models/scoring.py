@@ -126,10 +126,11 @@ class RewardModel(nn.Module):
         from transformers.modeling_outputs import SequenceClassifierOutput
 
         self.passes.refresh()  # each call comes after a step
-        scores = input_ids.new_zeros(len(input_ids), dtype=torch.float32)
+        order, scores = [], []
         for rows, width in like_length(attention_mask, LIKE_LENGTH):
             ids, mask = input_ids[rows, :width], attention_mask[rows, :width]
             hidden = self.passes.hidden_at(ids, mask, self.head.places(mask))
-            part = self.head.read(hidden, mask)
-            scores = scores.index_put((rows,), part.float())
+            order.append(rows)
+            scores.append(self.head.read(hidden, mask))
+        scores = torch.cat(scores)[torch.cat(order).argsort()]
         return SequenceClassifierOutput(logits=scores.unsqueeze(-1))

@@ -67,12 +67,10 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
 
 
 def bytes_each(model, cfg, rows) -> int:
-    """What one of the rows takes in a training pass, at most: two sequences, where it is a pair,
-    and every token compared with the vocabulary, as TRL's DPO does.
-    """
-    width = cfg.max_prompt_tokens + cfg.max_response_tokens
+    """What one of the rows takes in a training pass: two sequences, where it is a pair."""
+    width, logits = cfg.max_prompt_tokens + cfg.max_response_tokens, cfg.max_response_tokens
     sequences = 2 if "chosen_ids" in rows[0] else 1
-    return sequences * models.row_bytes(model, width, width, bool(cfg.gradient_checkpointing))
+    return sequences * models.row_bytes(model, width, logits, bool(cfg.gradient_checkpointing))
 
 
 @compat.quiet()
