@@ -71,6 +71,23 @@ def test_base_is_nf4_and_frozen(base):
     assert models.describe(plain) == {**described, "layers_4bit": 0, "quantization": "none"}
 
 
+def test_a_large_base_keeps_its_scales_in_8_bits(base, monkeypatch):
+    """The scale of 64 weights takes 4 bytes, in 8 bits one and 4 more for each 256 of them."""
+    monkeypatch.setattr("labkit.models.base.SMALL", 0)
+    tiny, large = base[0], models.load_base("tiny-base")[0]
+    weight = "model.layers.0.mlp.up_proj.weight"
+    states = [model.get_parameter(weight).quant_state for model in (tiny, large)]
+    assert [state.nested for state in states] == [False, True]
+    scales = 2 * (4 * 64 * 64 + 3 * 64 * 128) // 64
+    layers = 14  # each has at least one scale of scales
+    saved = models.memory(tiny)["base"] - models.memory(large)["base"]
+    assert saved == 4 * scales - scales - 4 * layers
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        apart = (tiny(ids).logits - large(ids).logits).abs().max()
+    assert 0 < apart < 0.1 * tiny(ids).logits.abs().max()
+
+
 def test_adapter_counts_and_starts_as_the_base(base):
     model, _ = base
     before = logits(model, [2, 30, 40, 3])

@@ -135,11 +135,15 @@ def load_base(name: str = "", quantize: bool = True):
             tokenizer = AutoTokenizer.from_pretrained(path)
             if quantize:
                 compat.blocks_across_rows()
-                dtype = compute_dtype(parameter_count(path))
+                size = parameter_count(path)
+                dtype = compute_dtype(size)
                 extra["quantization_config"] = BitsAndBytesConfig(
                     load_in_4bit=True,
                     bnb_4bit_quant_type="nf4",
                     bnb_4bit_compute_dtype=dtype,
+                    # The scales too, in 8 bits (QLoRA, section 3): 0.4 bits a weight, which counts
+                    # in a large base. Every checkpoint of the tiny one was trained without.
+                    bnb_4bit_use_double_quant=size >= SMALL,
                     llm_int8_skip_modules=["lm_head"],
                 )
             model = AutoModelForCausalLM.from_pretrained(
