@@ -159,7 +159,7 @@ def next_token_loss(model, rows: torch.Tensor) -> torch.Tensor:
     """
     inputs, targets = next_tokens(rows)
     hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state  # (B, T, D)
-    return F.cross_entropy(model.lm_head(hidden).flatten(0, 1), targets.flatten())
+    return F.cross_entropy(model.lm_head(hidden).flatten(0, 1).float(), targets.flatten())
 
 
 @torch.no_grad()
