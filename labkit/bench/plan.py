@@ -136,8 +136,8 @@ def seconds(model, cfg, gpus: int, speed: float, bandwidth: float) -> dict[str, 
 
 def plan(model: str, cfg, gpus: int = 1, card: str = "h100", price: float = 0.0) -> dict:
     """Memory by part (GB a card), seconds an update, and what cfg.updates of them cost, at `price`
-    a card and hour (0: not told); "assumed" and "estimated" name what is not counted. LabError for no such model
-    or card.
+    a card and hour (0: not told); "assumed" and "estimated" name what is not counted. LabError for
+    no such model or card.
     """
     if card not in CARDS:
         raise LabError(f"There is no card {card!r} here. Name one of {', '.join(CARDS)}.")
