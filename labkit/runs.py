@@ -23,13 +23,15 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from labkit import LabError, __version__, config
 from labkit.config import STAGES, change
 
 PARTIAL = ".partial-"
 CHECKPOINT = "checkpoint.safetensors"  # in an unfinished run: what its loop can go on from
 POLICIES = ("sft", "ppo", "dpo", "kto", "poet")  # stages whose runs hold a policy to go on from
-RUNNING = "running"  # in a partial folder: the id of the process that is at work in it
+LOCKS = ".locks"  # a file for each name, which the process that trains under it holds
 
 
 def root() -> Path:
@@ -271,15 +273,33 @@ def _next_name(stage: str) -> str:
     return f"{stage}-{max(taken, default=0) + 1:03d}"
 
 
-def _busy(partial: Path) -> bool:
-    """Whether a living process is at work in this folder (always False on Windows, where asking
-    would stop the process).
+@contextlib.contextmanager
+def _claimed(name: str | None, stage: str):
+    """The name, else the next free one, is ours inside the block: no other process, and no other
+    thread, begins under it. One that dies lets go of it. LabError where another is at work.
     """
-    try:
-        pid = int((partial / RUNNING).read_text("utf8"))
-        return os.name != "nt" and os.kill(pid, 0) is None
-    except (OSError, ValueError):
-        return False
+    folder = root() / LOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        wanted = name or _next_name(stage)
+        lock = FileLock(folder / wanted)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if name:
+                raise LabError(
+                    f"Another process is training {name!r} right now. Choose another name, or stop"
+                    " that process first."
+                ) from None
+            time.sleep(0.05)  # it is about to make its folder
+            continue
+        try:
+            taken = (root() / wanted).exists() or (root() / (PARTIAL + wanted)).exists()
+            if name or not taken:
+                yield wanted
+                return
+        finally:
+            lock.release()
 
 
 @contextlib.contextmanager
@@ -292,30 +312,27 @@ def start(stage: str, cfg, name: str | None = None, aside: bool = False):
     Raises LabError when the name is taken or unfit, another process trains under it, or the disk is
     full.
     """
-    name = name or _next_name(stage)
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith(
-        "."
-    ):
+    if name and (name[0] == "." or not re.sub("[-_.]", "", name).isalnum()):
         raise LabError(f"{name!r} can't be a run's name: use letters, digits, '-', '_' and '.'.")
-    final, partial = root() / name, root() / (PARTIAL + name)
-    if final.exists():
-        raise LabError(
-            f"There is a run {name!r} already in {root()}. Choose another name, or delete that"
-            " folder."
-        )
-    _refuse_busy(partial, name)
-    if (partial / CHECKPOINT).exists():
-        raise LabError(
-            f"There is an unfinished run {name!r} with a checkpoint. Go on with it"
-            f" (runs.resume({name!r})), choose another name, or delete {partial}."
-        )
-    info = {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()}
-    run = Run(partial, stage, name, info | ({"aside": True} if aside else {}))
-    shutil.rmtree(partial, ignore_errors=True)
-    with _at_work(run):
-        run.note()
-        seed_everything(cfg.seed)
-        yield run
+    with _claimed(name, stage) as name:
+        final, partial = root() / name, root() / (PARTIAL + name)
+        if final.exists():
+            raise LabError(
+                f"There is a run {name!r} already in {root()}. Choose another name, or delete that"
+                " folder."
+            )
+        if (partial / CHECKPOINT).exists():
+            raise LabError(
+                f"There is an unfinished run {name!r} with a checkpoint. Go on with it"
+                f" (runs.resume({name!r})), choose another name, or delete {partial}."
+            )
+        info = {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()}
+        run = Run(partial, stage, name, info | ({"aside": True} if aside else {}))
+        shutil.rmtree(partial, ignore_errors=True)
+        with _at_work(run):
+            run.note()
+            seed_everything(cfg.seed)
+            yield run
 
 
 @contextlib.contextmanager
@@ -338,27 +355,19 @@ def resume(name: str, **changes):
                 " stage again."
             )
         )
-    _refuse_busy(partial, name)
-    run = _read(folder)
-    run.info["config"] = asdict(change(run.config, **changes))
-    if folder == final:
-        final.rename(partial)
-    run.path = partial
-    try:
-        with _at_work(run):
-            yield run
-    except BaseException:
-        if folder == final and not run.touched:  # refused before it did anything: whole, as it was
-            run.path = partial.rename(final)
-        raise
-
-
-def _refuse_busy(partial: Path, name: str):
-    if _busy(partial):
-        raise LabError(
-            f"Another process is training {name!r} right now. Choose another name, or stop that"
-            " process first."
-        )
+    with _claimed(name, ""):
+        run = _read(folder)
+        run.info["config"] = asdict(change(run.config, **changes))
+        if folder == final:
+            final.rename(partial)
+        run.path = partial
+        try:
+            with _at_work(run):
+                yield run
+        except BaseException:
+            if folder == final and not run.touched:  # refused before it did anything: as it was
+                run.path = partial.rename(final)
+            raise
 
 
 @contextlib.contextmanager
@@ -369,7 +378,6 @@ def _at_work(run: Run):
     partial, started, before = run.path, time.time(), run.info.get("seconds", 0.0)
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        (partial / RUNNING).write_text(str(os.getpid()), "utf8")
         if run.info["config"].get("report_to", "none") != "none":
             run.listeners.append(Reporting(run, run.info["config"]["report_to"]))
         forget_peak()
@@ -377,7 +385,6 @@ def _at_work(run: Run):
         run.info["peak_bytes"] = max(run.info.get("peak_bytes", 0), memory()[1])
         run.info["seconds"] = round(before + time.time() - started, 1)
         run.note()
-        (partial / RUNNING).unlink()
         run.path = partial.rename(root() / run.name)
     except KeyboardInterrupt:
         onward = (
@@ -397,7 +404,6 @@ def _at_work(run: Run):
             ) from error
         raise
     finally:
-        (partial / RUNNING).unlink(missing_ok=True)
         for listener in run.listeners:
             if hasattr(listener, "finish"):
                 listener.finish()
