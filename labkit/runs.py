@@ -442,7 +442,10 @@ def interruptible():
 def _read(path: Path, shipped=False) -> Run:
     try:
         info = json.loads((path / "run.json").read_text("utf8"))
-        return Run(path, info["stage"], info["name"], info, shipped)
+        # The folder is named by whoever keeps it; a name in the file could lead elsewhere.
+        name = info["name"]
+        name = name if shipped else path.name.removeprefix(PARTIAL)
+        return Run(path, info["stage"], name, info, shipped)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LabError(
             f"{path} is not a whole run: its run.json can't be read ({error}). Delete the folder"

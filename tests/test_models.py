@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -483,6 +484,25 @@ def test_memory_that_runs_out_is_a_sentence(message):
             raise RuntimeError(message)
     with pytest.raises(RuntimeError, match="shapes"), models.enough_memory("Lower it."):
         raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize("part", ["config.json", "tokenizer_config.json"])
+def test_a_folders_own_code_is_never_run(tiny_base, tmp_path, monkeypatch, part):
+    """Nor is it asked whether to."""
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base.path, folder)
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    said = json.loads((folder / part).read_text("utf8"))
+    said["model_type" if part == "config.json" else "tokenizer_class"] = "Own"
+    code = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+    said["auto_map"] = code if part == "config.json" else {"AutoTokenizer": ["own.Own", None]}
+    (folder / part).write_text(json.dumps(said), "utf8")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks"))
+    with pytest.raises(LabError, match="could not be loaded"):
+        models.load_base(str(folder))
+    with pytest.raises(LabError):
+        models.load_policy(str(folder))
+    assert not (tmp_path / "ran").exists()
 
 
 # --- SmolLM2 out of its package ------------------------------------------------------------------

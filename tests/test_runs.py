@@ -173,6 +173,18 @@ def test_a_killed_process_does_not_block_its_name(root):
     assert runs.load("mine").metrics() == [{"step": 1}]
 
 
+def test_a_name_in_an_unfinished_run_leads_nowhere(root):
+    partial = root / ".partial-mine"
+    with pytest.raises(RuntimeError), runs.start("sft", config.Sft(), "mine") as run:
+        (run.path / runs.CHECKPOINT).touch()
+        raise RuntimeError
+    file = partial / "run.json"
+    file.write_text(file.read_text("utf8").replace('"mine"', '"../../escaped"'), "utf8")
+    with runs.resume("mine"):
+        pass
+    assert (root / "mine" / "run.json").exists() and not (root.parent.parent / "escaped").exists()
+
+
 def test_trainings_begun_together_have_a_folder_each(root):
     together = [training() for _ in range(4)]
     found = [process.stdout.readline().strip() for process in together]

@@ -56,7 +56,7 @@ def sized(name: str):
         )
     else:
         try:
-            cfg = AutoConfig.from_pretrained(models.resolve_base(name))
+            cfg = AutoConfig.from_pretrained(models.resolve_base(name), **models.NO_CODE)
         except (OSError, ValueError) as error:
             raise LabError(
                 f"There is no model {name!r} to plan for. Name one of {', '.join(QWEN3)}, a folder,"

@@ -16,6 +16,7 @@ from labkit.compat import quiet
 from labkit.data import chat
 from labkit.models import smollm2
 
+NO_CODE = {"trust_remote_code": False}  # else transformers asks, and runs a folder's code on "y"
 ADAPTER, HEAD = "adapter", "head.safetensors"
 SMALL = 50_000_000  # parameters below which a base computes in float32, on a GPU too
 
@@ -97,7 +98,7 @@ def parameter_count(base: str) -> int:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):  # shapes without memory
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, **NO_CODE))
     return sum(p.numel() for p in model.parameters())
 
 
@@ -132,7 +133,7 @@ def load_base(name: str = "", quantize: bool = True):
     download = not Path(path).is_dir()  # shows its progress
     try:
         with contextlib.nullcontext() if download else quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
             if quantize:
                 compat.blocks_across_rows()
                 size = parameter_count(path)
@@ -151,6 +152,7 @@ def load_base(name: str = "", quantize: bool = True):
                 dtype=dtype,
                 device_map={"": runs.device()},
                 use_safetensors=True,  # pickled weights can run code
+                **NO_CODE,
                 **extra,
             )
     except (OSError, ValueError) as error:
