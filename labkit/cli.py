@@ -14,6 +14,7 @@ mistyped name answer at once.
 import contextlib
 import functools
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from importlib import import_module
@@ -23,7 +24,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import Positional, Suppress, arg, subcommand
 
-from labkit import LabError, __version__, config, runs
+from labkit import LabError, __version__, config, ranks, runs
 
 # Stages whose runs write text, the furthest along first.
 TALKS = ("kto", "dpo", "ppo", "sft", "pretrain")
@@ -42,10 +43,8 @@ def main(argv=None) -> int:
         print(f"rlhf-labkit {__version__}")
         return 0
     command = parse(argv)
-    # Under --json whatever a library prints becomes a message, too.
-    apart = contextlib.redirect_stdout(sys.stderr) if command.json else contextlib.nullcontext()
     try:
-        with apart:
+        with spoken(command.json):
             found = command()
             report, text = found if isinstance(found, tuple) else (found, lines(found))
     except LabError as error:
@@ -64,8 +63,24 @@ def main(argv=None) -> int:
         with contextlib.suppress(AttributeError):
             sys.stdout.reconfigure(encoding="utf8")
         text = strict(report)
-    print(text)
+    if ranks.main():
+        print(text)
     return 0
+
+
+@contextlib.contextmanager
+def spoken(as_json: bool):
+    """Under --json whatever is printed inside becomes a message, too; of several processes only
+    rank 0 is heard, beside the errors of all.
+    """
+    with contextlib.ExitStack() as apart:
+        if not ranks.main():
+            nowhere = apart.enter_context(open(os.devnull, "w"))
+            apart.enter_context(contextlib.redirect_stdout(nowhere))
+            apart.enter_context(contextlib.redirect_stderr(nowhere))
+        elif as_json:
+            apart.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 def parse(argv):
@@ -140,7 +155,8 @@ def fail(message, code: int = 1) -> int:
         from labkit.charts.tables import visible
 
         message = visible(message)
-    print(f"labkit: {message}", file=sys.stderr)
+    who = "labkit" if ranks.main() else f"labkit, process {ranks.rank()}"
+    print(f"{who}: {message}", file=sys.stderr)
     return code
 
 
@@ -235,8 +251,10 @@ def train(stage: str):
         name: str | None = None,
         resume: Resume = None,
         profile: Profile = None,
+        settings_file: Annotated[str, arg(name="config")] = "",
     ):
-        named = given(settings)
+        named = config.read(settings_file, stage) if settings_file else {}
+        named |= given(settings)
         if resume:
             begin = runs.resume(resume, **named)
         else:
@@ -258,6 +276,7 @@ def train(stage: str):
     Args:
         name: The run's name; else {stage}-001 and on.
         resume: Go on with a run that stopped, from its checkpoint and with its settings.
+        settings_file: A JSON or YAML file of settings; the options named beside it come first.
     """
     return verb
 

@@ -93,6 +93,31 @@ def float32_trainables(model):
         parameter.data = data
 
 
+def one_card(arguments):
+    """A trainer's `arguments` for one process on one card, however many it sees.
+
+    transformers would wrap the model in DataParallel and multiply the batches by the cards: the
+    copies know nothing of the trainers' own passes, and a run would differ from machine to machine.
+    """
+    arguments._n_gpu = min(1, arguments.n_gpu)
+
+
+def through(wrapper, module, work):
+    """work(), of tensors, as the forward pass of `module`, around which a trainer may have put
+    `wrapper`.
+
+    DistributedDataParallel adds up the gradients of what went through its `forward` and silently
+    leaves alone what did not: processes would drift apart.
+    """
+    if wrapper is module:
+        return work()
+    forward, module.forward = module.forward, lambda: work()
+    try:
+        return wrapper()
+    finally:
+        module.forward = forward
+
+
 def takes_ids(trainer_class):
     """`trainer_class`, one of TRL's, for rows that are token ids already: one chat template, ours,
     for all stages.

@@ -5,9 +5,11 @@ A profile changes sizes and model ids, never code: `tiny()` makes its own base o
 train STAGE` (`learning_rate` → `--learning-rate`).
 """
 
+import contextlib
 import math
 import os
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 from labkit import LabError
 
@@ -525,6 +527,30 @@ def profile(name: str | None = None) -> Profile:
             f" {', '.join(PROFILES)}."
         )
     return PROFILES[name]()
+
+
+def read(path: str, stage: str) -> dict:
+    """The settings of `stage` in a JSON or YAML file, under the names of the options
+    (learning_rate or learning-rate). LabError where it holds none.
+    """
+    import yaml  # JSON is YAML, too
+
+    try:
+        found = yaml.safe_load(Path(path).expanduser().read_text("utf8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise LabError(
+            f"The settings in {path!r} can't be read ({reason}). Name a file of JSON or YAML."
+        ) from error
+    if not isinstance(found, dict):
+        raise LabError(f"{path} must hold settings by their names, such as: updates: 24")
+    kinds = {f.name: f.type for f in fields(KINDS[stage])}
+    named = {str(name).replace("-", "_"): value for name, value in found.items()}
+    for name, value in named.items():
+        if kinds.get(name) is float and isinstance(value, str):  # YAML takes 1e-3 for text
+            with contextlib.suppress(ValueError):
+                named[name] = float(value)
+    return named
 
 
 def change(config, **values):

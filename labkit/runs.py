@@ -25,7 +25,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from labkit import LabError, __version__, config
+from labkit import LabError, __version__, config, ranks
 from labkit.config import STAGES, change
 
 PARTIAL = ".partial-"
@@ -50,10 +50,14 @@ def data_folder() -> Path:
 
 
 def device():
-    """The torch device for training: CUDA where there is a GPU, else the CPU."""
+    """The torch device for training: CUDA where there is a GPU, else the CPU. Of several processes
+    each has its own card.
+    """
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", ranks.local()) if ranks.world() > 1 else torch.device("cuda")
+    return torch.device("cpu")
 
 
 def memory() -> tuple[int, int]:
@@ -118,7 +122,7 @@ def digest(texts) -> str:
 
 class Run:
     """One stage's folder. `path`, `name`, `stage`, `info` (what run.json holds), `shipped` (came
-    with the project).
+    with the project). Of several processes rank 0 alone writes.
     """
 
     def __init__(
@@ -144,6 +148,8 @@ class Run:
 
     def note(self):
         """Write `info` into run.json now, whole or not at all: a killed run keeps what it noted."""
+        if not ranks.main():
+            return
         temporary = self.path / "run.json.tmp"
         text = json.dumps(self.info, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         temporary.write_text(text, "utf8")
@@ -157,6 +163,8 @@ class Run:
 
     def log(self, **values):
         """Append one line to metrics.jsonl and tell the listeners (live charts)."""
+        if not ranks.main():
+            return
         self.touched = True
         values = {
             key: value.item() if hasattr(value, "item") else value for key, value in values.items()
@@ -177,6 +185,8 @@ class Run:
 
     def rewind(self, lines: int):
         """Keep the first `lines` of metrics.jsonl: what came after a checkpoint is done again."""
+        if not ranks.main():
+            return
         self.touched = True
         file = self.path / "metrics.jsonl"
         kept = file.read_text("utf8").split("\n")[:lines]
@@ -312,27 +322,34 @@ def start(stage: str, cfg, name: str | None = None, aside: bool = False):
     Raises LabError when the name is taken or unfit, another process trains under it, or the disk is
     full.
     """
-    if name and (name[0] == "." or not re.sub("[-_.]", "", name).isalnum()):
-        raise LabError(f"{name!r} can't be a run's name: use letters, digits, '-', '_' and '.'.")
-    with _claimed(name, stage) as name:
-        final, partial = root() / name, root() / (PARTIAL + name)
-        if final.exists():
-            raise LabError(
-                f"There is a run {name!r} already in {root()}. Choose another name, or delete that"
-                " folder."
-            )
-        if (partial / CHECKPOINT).exists():
-            raise LabError(
-                f"There is an unfinished run {name!r} with a checkpoint. Go on with it"
-                f" (runs.resume({name!r})), choose another name, or delete {partial}."
-            )
-        info = {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()}
-        run = Run(partial, stage, name, info | ({"aside": True} if aside else {}))
-        shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        run = ranks.first(_fresh, stage, cfg, name, aside, held)
         with _at_work(run):
             run.note()
             seed_everything(cfg.seed)
             yield run
+
+
+def _fresh(stage: str, cfg, name: str | None, aside: bool, held) -> Run:
+    """A Run whose hidden folder is free; its name is `held`."""
+    if name and (name[0] == "." or not re.sub("[-_.]", "", name).isalnum()):
+        raise LabError(f"{name!r} can't be a run's name: use letters, digits, '-', '_' and '.'.")
+    name = held.enter_context(_claimed(name, stage))
+    final, partial = root() / name, root() / (PARTIAL + name)
+    if final.exists():
+        raise LabError(
+            f"There is a run {name!r} already in {root()}. Choose another name, or delete that"
+            " folder."
+        )
+    if (partial / CHECKPOINT).exists():
+        raise LabError(
+            f"There is an unfinished run {name!r} with a checkpoint. Go on with it"
+            f" (runs.resume({name!r})), choose another name, or delete {partial}."
+        )
+    info = {"stage": stage, "name": name, "config": asdict(cfg), "versions": versions()}
+    run = Run(partial, stage, name, info | ({"aside": True} if aside else {}))
+    shutil.rmtree(partial, ignore_errors=True)
+    return run
 
 
 @contextlib.contextmanager
@@ -343,6 +360,20 @@ def resume(name: str, **changes):
     changes: settings to replace, such as a lower learning_rate. Raises LabError when there is
     nothing to go on from.
     """
+    with contextlib.ExitStack() as held:
+        run, was_whole = ranks.first(_again, name, changes, held)
+        try:
+            with _at_work(run):
+                yield run
+        except BaseException:
+            # Refused before it did anything: whole, as it was.
+            if was_whole and not run.touched and ranks.main():
+                run.path = run.path.rename(root() / name)
+            raise
+
+
+def _again(name: str, changes: dict, held) -> tuple[Run, bool]:
+    """(the Run, in a hidden folder; whether it was a whole one); its name is `held`."""
     final, partial = root() / name, root() / (PARTIAL + name)
     folder = next((f for f in (partial, final) if (f / CHECKPOINT).exists()), None)
     if folder is None:
@@ -355,19 +386,13 @@ def resume(name: str, **changes):
                 " stage again."
             )
         )
-    with _claimed(name, ""):
-        run = _read(folder)
-        run.info["config"] = asdict(change(run.config, **changes))
-        if folder == final:
-            final.rename(partial)
-        run.path = partial
-        try:
-            with _at_work(run):
-                yield run
-        except BaseException:
-            if folder == final and not run.touched:  # refused before it did anything: as it was
-                run.path = partial.rename(final)
-            raise
+    held.enter_context(_claimed(name, ""))
+    run = _read(folder)
+    run.info["config"] = asdict(change(run.config, **changes))
+    if folder == final:
+        final.rename(partial)
+    run.path = partial
+    return run, folder == final
 
 
 @contextlib.contextmanager
@@ -377,26 +402,34 @@ def _at_work(run: Run):
     """
     partial, started, before = run.path, time.time(), run.info.get("seconds", 0.0)
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        if run.info["config"].get("report_to", "none") != "none":
-            run.listeners.append(Reporting(run, run.info["config"]["report_to"]))
+        if ranks.main():
+            partial.mkdir(parents=True, exist_ok=True)
+            if run.info["config"].get("report_to", "none") != "none":
+                run.listeners.append(Reporting(run, run.info["config"]["report_to"]))
         forget_peak()
-        yield
+        ranks.say_cards(run.stage)
+        with ranks.told_to_end():
+            yield
         run.info["peak_bytes"] = max(run.info.get("peak_bytes", 0), memory()[1])
         run.info["seconds"] = round(before + time.time() - started, 1)
-        run.note()
-        run.path = partial.rename(root() / run.name)
-    except KeyboardInterrupt:
-        onward = (
-            f"go on from its last checkpoint with runs.resume({run.name!r}) or: python -m labkit"
-            f" train {run.stage} --resume {run.name}"
-            if (partial / CHECKPOINT).exists()
-            else "start the stage again to get a whole one"
-        )
-        raise LabError(
-            f"Stopped. The unfinished run stays in {partial} for a look; {onward}."
-        ) from None
-    except Exception as error:
+        if ranks.main():
+            run.note()
+            partial.rename(root() / run.name)
+        ranks.wait()
+        run.path = root() / run.name
+    except (Exception, KeyboardInterrupt) as error:
+        if ranks.lost(error) or isinstance(error, KeyboardInterrupt):
+            onward = (
+                f"go on from its last checkpoint with runs.resume({run.name!r}) or: python -m"
+                f" labkit train {run.stage} --resume {run.name}"
+                if (partial / CHECKPOINT).exists()
+                else "start the stage again to get a whole one"
+            )
+            why = f"Another process of this training ended, so this one stops, too ({error})"
+            raise LabError(
+                f"{why if ranks.lost(error) else 'Stopped'}. The unfinished run stays in {partial}"
+                f" for a look; {onward}."
+            ) from None
         if _disk_full(error):
             raise LabError(
                 f"The disk is full, so the run {run.name!r} was not saved. Free some space under"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from labkit import LabError, runs
+from labkit import LabError, ranks, runs
 from labkit.compat import quiet, same_gradients
 from labkit.models import smollm2
 from labkit.models.base import (
@@ -182,14 +182,16 @@ def reference(model):
 
 def save_adapter(model, run, name: str, head=None):
     """Write adapter `name` as run.path/adapter/ (PEFT's own layout) and the head as
-    run.path/head.safetensors; note the base in run.info.
+    run.path/head.safetensors; note the base in run.info. Of several processes rank 0 writes.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
+    run.info["base"] = dict(model.base_info)
+    if not ranks.main():
+        return
     folder, config = run.path / ADAPTER, copy.copy(model.peft_config[name])
     folder.mkdir(parents=True, exist_ok=True)
-    run.info["base"] = dict(model.base_info)
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     save_file(_plain(state), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config.inference_mode = True

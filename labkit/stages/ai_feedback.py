@@ -9,7 +9,7 @@ The reward stage and DPO learn from pairs.jsonl as they do from a rater's pairs.
 
 from dataclasses import replace
 
-from labkit import LabError, data, models, rollout, runs
+from labkit import LabError, data, models, ranks, rollout, runs
 from labkit.rollout import judging
 from labkit.stages import pairs as preferences
 from labkit.stages import trl
@@ -50,10 +50,12 @@ def train(cfg, run):
         models.use(model, "policy")
         asked = None if cfg.data == "atlas" else sorted({pair.prompt for pair in pairs})
         label = lambda *shown: judge.labels(*shown, clamp=cfg.clamp)
-        labelled = rollout.preference_pairs(
+        labelling = lambda: rollout.preference_pairs(
             model, tokenizer, cfg, cfg.labels, label=label, prompts=asked
         )
-        data.save_jsonl(labelled, run.path / preferences.PAIRS)
+        labelled = ranks.first(labelling)
+        if ranks.main():
+            data.save_jsonl(labelled, run.path / preferences.PAIRS)
     dropped = len(pairs) - len(training) - len(held_out)
     run.finish(judgements=len(training), dropped=dropped, **found, labels=len(labelled))
 

@@ -15,7 +15,7 @@ import sys
 
 import torch
 
-from labkit import LabError, compat, data, models, rollout, runs
+from labkit import LabError, compat, data, models, ranks, rollout, runs
 from labkit.data import chat
 from labkit.maths import losses
 from labkit.maths.logprobs import like_length, masked_sum, predicts, scattered_logprobs, shift_mask
@@ -58,20 +58,21 @@ def fast_trainer():
             answer, other = ([inputs[kind + key] for key in keys] for kind in ("", "KL_"))
             with torch.no_grad():
                 z = (log_pi(policy, *other) - log_pi(reference, *other)).mean()
+                z = ranks.total(z) / ranks.world()
                 theirs = log_pi(reference, *answer)
-            ours, weights = (
-                log_pi(policy, *answer),
-                (self.desirable_weight, self.undesirable_weight),
-            )
+            ours = compat.through(model, self.model, lambda: log_pi(policy, *answer))
+            weights = self.desirable_weight, self.undesirable_weight
             loss, seen = losses.kto_loss(ours, theirs, up, self.beta, z, *weights)
             found = self._metrics["train" if model.training else "eval"]
+            counts = torch.stack([up.sum(), (~up).sum()])
+            rewards = torch.stack([seen["desirable_reward"], seen["undesirable_reward"]])
+            rewards = ranks.total(rewards * counts) / ranks.total(counts)
+            chosen, rejected = rewards.tolist()  # NaN where a batch has no such answer
+            means = {"chosen": chosen, "rejected": rejected, "margins": chosen - rejected}
             found["kl"].append(seen["kl"].item())
-            if up.any():
-                found["rewards/chosen"].append(seen["desirable_reward"].item())
-            if not up.all():
-                found["rewards/rejected"].append(seen["undesirable_reward"].item())
-            if up.any() and not up.all():
-                found["rewards/margins"].append(seen["margin"].item())
+            for name, value in means.items():
+                if value == value:
+                    found[f"rewards/{name}"].append(value)
             return (loss, None) if return_outputs else loss
 
     return Trainer
@@ -127,7 +128,7 @@ def load_thumbs(cfg, model, tokenizer) -> list:
     if cfg.data != "atlas":
         fits = chat.fits(tokenizer, cfg.max_prompt_tokens)
         return data.load_ratings(cfg.data, cfg.examples, fits)
-    return rollout.thumbs(model, tokenizer, cfg, cfg.examples)
+    return ranks.first(rollout.thumbs, model, tokenizer, cfg, cfg.examples)
 
 
 def split_thumbs(tokenizer, thumbs, cfg) -> tuple[list[dict], list[dict], int]:

@@ -5,7 +5,7 @@ prompt.
 import sys
 from collections import Counter
 
-from labkit import LabError, data, models, rollout, runs
+from labkit import LabError, data, models, ranks, rollout, runs
 from labkit.data import chat
 
 PAIRS = "pairs.jsonl"  # in a reward run: the labelled pairs it learned from
@@ -35,6 +35,10 @@ def load_preferences(cfg, model, tokenizer, policy) -> tuple[list, dict]:
             if len(pairs) >= cfg.examples:
                 found = {key: run.evaluation[key] for key in COUNTED if key in run.evaluation}
                 return pairs[: cfg.examples], found
+    return ranks.first(_made, model, tokenizer, cfg)
+
+
+def _made(model, tokenizer, cfg) -> tuple[list, dict]:
     seen = Counter()
     pairs = rollout.preference_pairs(model, tokenizer, cfg, cfg.examples, seen=seen)
     return pairs, dict(zip(COUNTED, (seen["compared"], seen["same"])))

@@ -10,8 +10,12 @@ maths/policy_gradient.py and logprobs.py hold the formulas, ppo_guard.py what a 
 What write-ups of PPO for language models warn of is answered where it happens: sampling without
 top-k and truncation at the first EOS in rollout/sampling.py; shifts, masks, whitening and KL
 estimators in maths/logprobs.py; clips and GAE in maths/policy_gradient.py; the reward head's start
-and normalisation in models and reward.py; the rest here. Left out: several processes, so no seed
-per rank; early stop on approx_kl, since the clip and the few epochs bound an update already.
+and normalisation in models and reward.py; the rest here. Left out: early stop on approx_kl, since
+the clip and the few epochs bound an update already.
+
+Several processes (ranks.py) sample and measure a part of the prompts each. Their rollouts are
+joined, so that whitening, reports and alarms see the whole batch, and each goes through its part of
+every minibatch.
 """
 
 import random
@@ -19,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from labkit import LabError, atlas, models, rollout, runs
+from labkit import LabError, atlas, models, ranks, rollout, runs
 from labkit.data import chat
 from labkit.maths.logprobs import masked_whiten, predicts, scattered, scattered_logprobs, shift_mask
 from labkit.maths.losses import sft_loss
@@ -154,13 +158,14 @@ def improve(
     """
     old, steps = experience, []
 
-    def minibatch(rows, size):
-        """Backward over `rows`, in parts of at most `size` responses of like length, each weighted
-        by its share of the tokens: the gradient is the whole minibatch's, and so are the metrics.
+    def minibatch(rows, size, extra):
+        """Backward over this process's part of `rows`, in parts of at most `size` responses of like
+        length, each weighted by its share of the minibatch's tokens: the gradients of all parts add
+        up to the whole minibatch's. Returns each part's (share, metrics), and ptx's share of loss.
         """
         optimizer.zero_grad(set_to_none=True)  # also what a pass left that ran out of memory
         total, found = old.mask[rows].sum(), []
-        for part, columns, batch in rollout.parts(rows, size):
+        for part, columns, batch in rollout.parts(ranks.own(rows), size):
             at = (part, columns)
             mask = old.mask[at]
             with players.passes.counted(players.model):
@@ -177,18 +182,24 @@ def improve(
             ((policy_loss + value_loss) * share).backward()
             losses = {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
             found.append((share, losses | of_policy | of_critic))
-        metrics = pooled(found)
-        if text:
-            ids, attention_mask = text(len(rows))
-            new, _ = token_logprobs(players.policy, (ids, attention_mask, attention_mask), 1.0)
-            loss, _ = sft_loss(new, shift_mask(attention_mask))
-            (cfg.ptx * loss).backward()
-            metrics["ptx_loss"] = loss.detach()
-        return metrics
+        if extra is None:
+            return found, None
+        ids, attention_mask, share = extra
+        new, _ = token_logprobs(players.policy, (ids, attention_mask, attention_mask), 1.0)
+        loss, _ = sft_loss(new, shift_mask(attention_mask))
+        (cfg.ptx * share * loss).backward()
+        return found, share * loss.detach()
 
     for _ in range(cfg.epochs):
-        for rows in torch.randperm(len(old.scores)).split(cfg.minibatch_size):
-            metrics = players.passes.fit(lambda size, rows=rows: minibatch(rows, size))
+        for rows in ranks.first(torch.randperm, len(old.scores)).split(cfg.minibatch_size):
+            extra = text_part(text, len(rows)) if text else None
+            found, ptx_loss = players.passes.fit(
+                lambda size, rows=rows, extra=extra: minibatch(rows, size, extra)
+            )
+            metrics = pooled(ranks.gathered(found))
+            if text:
+                metrics["ptx_loss"] = ranks.total(ptx_loss)
+            ranks.add_gradients(p for group in optimizer.param_groups for p in group["params"])
             norms = [
                 torch.nn.utils.clip_grad_norm_(group["params"], cfg.max_grad_norm)
                 for group in optimizer.param_groups
@@ -203,6 +214,15 @@ def improve(
             steps.append({key: float(value) for key, value in metrics.items()})
     optimizer.zero_grad(set_to_none=True)
     return steps
+
+
+def text_part(text, n: int):
+    """This process's part of n rows of `text`: (input_ids, attention_mask, its share of their
+    tokens).
+    """
+    ids, attention_mask = text(n // ranks.world())
+    tokens = shift_mask(attention_mask).sum()
+    return ids, attention_mask, tokens / ranks.total(tokens)
 
 
 def warm_up(optimizer, cfg, update: int):
@@ -230,6 +250,8 @@ def train(cfg, run, judge=None, probe=None):
     LabError, with the last checkpoint kept, for a loss or a reward that is no number and for a KL
     above cfg.max_kl.
     """
+    for name in ("batch_size", "minibatch_size"):
+        ranks.share(getattr(cfg, name), name)
     players = seat(cfg, run, judge)
     fits = chat.fits(players.tokenizer, cfg.max_prompt_tokens)
     prompts = atlas.load_prompts(cfg.prompts, 0, fits, cfg.updates * cfg.batch_size)
@@ -248,23 +270,32 @@ def train(cfg, run, judge=None, probe=None):
     with guard, runs.interruptible() as stop:
         for update in range(guard.resume(), cfg.updates):
             warm_up(optimizer, cfg, update)
-            rollout = players.sample(batch_of(prompts, update, cfg), cfg)
-            experience = measure(players, rollout, cfg)
+            ranks.reseed(cfg.seed, update)
+            rollout = players.sample(ranks.own(batch_of(prompts, update, cfg)), cfg)
+            experience = ranks.joined(measure(players, rollout, cfg))
+            rollout = ranks.joined(rollout)
             advantages, returns = credit(experience, cfg, beta.value)
             steps = improve(players, optimizer, rollout, experience, advantages, returns, cfg, text)
-            entry = report(update, rollout, experience, returns, steps, beta.value, cfg)
-            entry |= watched(players, watch, update, cfg)
-            entry |= probe(players, rollout, update + 1) if probe else {}
+            seen = (update, rollout, experience, returns, steps, beta.value, cfg)
+            entry = ranks.first(figures, seen, players, watch, probe)
             run.log(**entry, prompt=rollout.prompts[0], response=rollout.responses[0])
             beta.update(entry["kl"], cfg.batch_size)
             guard.check(entry, experience, rollout)
-            if guard.due(update) or stop.is_set():
+            stopping = guard.agree(stop.is_set())
+            if guard.due(update) or stopping:
                 guard.save(update + 1)
-            if stop.is_set():
+            if stopping:
                 break
 
     models.save_adapter(players.model, run, "policy")
     guard.finish()
+
+
+def figures(seen: tuple, players, watch: str, probe) -> dict:
+    """What an update is logged as: the report on what was `seen`, the watched answer, the probe."""
+    update, rollout, *_, cfg = seen
+    entry = report(*seen) | watched(players, watch, update, cfg)
+    return entry | (probe(players, rollout, update + 1) if probe else {})
 
 
 def batch_of(prompts: list[str], update: int, cfg) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from labkit import LabError, models, runs
+from labkit import LabError, models, ranks, runs
 from labkit.maths.logprobs import masked_sum
 from labkit.stages import checkpoint
 
@@ -96,12 +96,20 @@ class Guard:
         self.run.rewind(facts["update"])
         return facts["update"]
 
+    def agree(self, stop: bool) -> bool:
+        """Whether any process was asked to stop. The smallest parts hold for all from here on."""
+        passes = self.players.passes
+        passes.size = -ranks.most(-passes.size)
+        return bool(ranks.most(stop))
+
     def due(self, update: int) -> bool:
         """Whether a checkpoint is written after this update."""
         return bool(self.cfg.checkpoint_every) and (update + 1) % self.cfg.checkpoint_every == 0
 
     def save(self, done: int):
         """A checkpoint after `done` updates; a disk that is full costs this one, not the run."""
+        if not ranks.main():
+            return
         facts = {"update": done, "beta": self.beta.value, "micro": self.players.passes.size}
         try:
             checkpoint.save(self.run.path, self.state, self.optimizer, **facts)
@@ -139,6 +147,8 @@ class Guard:
 
     def finish(self):
         """Record what the run came to; a whole run needs its checkpoint no more."""
+        if not ranks.main():
+            return
         cfg, run, model = self.cfg, self.run, self.players.model
         history = run.metrics()
         last = history[-3:]
@@ -162,7 +172,7 @@ class Guard:
             memory={
                 **models.memory(model, self.optimizer),
                 **self.players.passes.saved,
-                "kv_cache": models.kv_bytes(model, cfg.batch_size, width),
+                "kv_cache": models.kv_bytes(model, cfg.batch_size // ranks.world(), width),
             },
         )
 

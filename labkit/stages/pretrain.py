@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import parametrize
 
-from labkit import LabError, atlas, models, runs
+from labkit import LabError, atlas, models, ranks, runs
 from labkit.data import chat
 from labkit.maths.logprobs import next_tokens
 from labkit.stages import check_finite
@@ -211,19 +211,21 @@ def steps(model, rows: torch.Tensor, cfg):
     for step in range(cfg.steps):
         batch = next(order, None)
         if batch is None:  # a new epoch, in a new order
-            shuffled = torch.randperm(len(rows)).to(rows.device)
+            shuffled = ranks.first(torch.randperm, len(rows)).to(rows.device)
             order = iter(shuffled.split(cfg.batch_size)[: len(rows) // cfg.batch_size])
             batch = next(order)
-        loss = loss_of(model, rows[batch])
+        loss = loss_of(model, rows[ranks.own(batch)]) / ranks.world()
         loss.backward()
+        ranks.add_gradients(model.parameters())
+        loss = ranks.total(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        check_finite(step + 1, (loss.detach() + norm).item(), RATES)
+        check_finite(step + 1, (loss + norm).item(), RATES)
         for opt, peak in zip(opts, peaks, strict=True):
             for group, lr in zip(opt.param_groups, peak, strict=True):
                 group["lr"] = lr * schedule(step, cfg)
             opt.step()
             opt.zero_grad(set_to_none=True)
-        yield loss.detach()
+        yield loss
 
 
 def go_on_with_log(start_from: str, run) -> int:
@@ -233,7 +235,8 @@ def go_on_with_log(start_from: str, run) -> int:
     log = Path(models.resolve_base(start_from)) / "metrics.jsonl"
     if not log.exists():
         return 0
-    shutil.copy(log, run.path / log.name)
+    if ranks.main():
+        shutil.copy(log, run.path / log.name)
     return max((line.get("tokens", 0) for line in run.metrics()), default=0)
 
 
@@ -246,6 +249,7 @@ def train(cfg, run):
     Raises LabError for a corpus too small to fill a batch.
     """
     model, tokenizer, read = None, None, 0
+    ranks.share(cfg.batch_size, "batch_size")
     if cfg.start_from:
         model, tokenizer = models.load_base(cfg.start_from, quantize=False)
         read = go_on_with_log(cfg.start_from, run)
@@ -275,7 +279,8 @@ def train(cfg, run):
     model.eval()
     unround(model)
     settle_unseen(model, rows)
-    models.save_base(model, tokenizer, run.path)
+    if ranks.main():
+        models.save_base(model, tokenizer, run.path)
     final = validation_loss(model, validation, cfg.batch_size)
     perplexity = torch.tensor(final, dtype=torch.float64).exp().item()
     check_finite(cfg.steps, perplexity, RATES)

@@ -12,7 +12,7 @@ import statistics
 
 import torch
 
-from labkit import data, models, rollout, runs
+from labkit import data, models, ranks, rollout, runs
 from labkit.data import chat
 from labkit.maths.losses import bradley_terry_loss
 from labkit.stages import pairs as preferences
@@ -42,12 +42,13 @@ def train(cfg, run):
         tokenizer, pairs, cfg, cfg.validation_fraction
     )
     if cfg.data == "atlas":  # the pairs are the SFT policy's own answers
-        data.save_jsonl(pairs, run.path / preferences.PAIRS)
+        if ranks.main():
+            data.save_jsonl(pairs, run.path / preferences.PAIRS)
         normalised_on = "the pairs, which the SFT policy answered"
         references = sequences(training[:NORMALISE_ON])
     else:  # somebody else's answers: their spread is not that of what PPO will be scored on
         normalised_on = "the SFT policy's answers to the pairs' prompts"
-        references = sampled(model, tokenizer, training[:NORMALISE_ON], cfg)
+        references = ranks.first(sampled, model, tokenizer, training[:NORMALISE_ON], cfg)
 
     head = models.Head(model.config.hidden_size, cfg.reads).to(model.device)
     trl.train(

@@ -8,7 +8,7 @@ import logging
 import torch
 import torch.nn.functional as F
 
-from labkit import compat, models, runs
+from labkit import compat, models, ranks, runs
 from labkit.data import chat
 from labkit.maths.logprobs import like_length, predicts
 from labkit.stages import check_finite
@@ -35,9 +35,10 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
     another order of the rows among them.
     """
     large = models.describe(model)["parameters"] > LARGE
-    most = min(cfg.batch_size, 8) if large else cfg.batch_size
+    batch = ranks.share(cfg.batch_size, "batch_size")
+    most = min(batch, 8) if large else batch
     most = max(2, models.fitting_rows(most, bytes_each(model, cfg, rows)))  # KTO asks for two
-    micro = max(n for n in range(1, most + 1) if cfg.batch_size % n == 0)
+    micro = max(n for n in range(1, most + 1) if batch % n == 0)
     order = {"train_sampling_strategy": "group_by_length" if large else "random"}
     return fit(
         trainer_class,
@@ -57,7 +58,7 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
         warmup_steps=0.1,
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=cfg.batch_size // micro,
+        gradient_accumulation_steps=batch // micro,
         gradient_checkpointing=bool(cfg.gradient_checkpointing),
         remove_unused_columns=False,
         max_length=None,
@@ -87,11 +88,13 @@ def fit(trainer_class, config_class, model, tokenizer, rows, cfg, run, **argumen
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
         use_cpu=runs.device().type == "cpu",
         seed=cfg.seed,
         learning_rate=cfg.learning_rate,
         **arguments,
     )
+    compat.one_card(arguments)
     with compat.float32_trainables(model):
         trainer = trainer_class(
             model=model,
@@ -199,12 +202,15 @@ def demo_trainer():
             self.passes = self.passes or models.forward(self.model, "default")
             self.passes.refresh()  # each call comes after a step
             names = ("input_ids", "attention_mask", "labels")
-            losses, right = response_loss(self.passes, *(inputs[name] for name in names))
+            read = lambda: response_loss(self.passes, *(inputs[name] for name in names))
+            losses, right = compat.through(model, self.model, read)
             found = self._metrics["train" if model.training else "eval"]
-            found["mean_token_accuracy"].append(right.float().mean().item())
-            loss = losses.sum() / (
-                len(losses) if num_items_in_batch is None else num_items_in_batch
-            )
+            hits, tokens = ranks.total(torch.stack([right.sum(), torch.ones_like(right).sum()]))
+            found["mean_token_accuracy"].append((hits / tokens).item())
+            if num_items_in_batch is None:
+                loss = losses.mean()
+            else:  # the tokens of all processes, of which gradients will be the mean
+                loss = losses.sum() * ranks.world() / num_items_in_batch
             return (loss, None) if return_outputs else loss
 
     return Trainer
