@@ -710,8 +710,34 @@ def bench_gpu(base: str = "", peer: Peer = "", device: str = "cuda"):
     return gpu.gpu(base or gpu.BASE, peer, device)
 
 
+def plan(
+    settings: options("ppo"),
+    model: str = "8b",
+    gpus: int = 1,
+    card: str = "h100",
+    price: float = 0.0,
+):
+    """What PPO with a base of some size would take on some cards: memory by part, seconds an
+    update, cost. Settings that are not named are those of the profile gpu.
+
+    Args:
+        model: 0.6b, 1.7b, 4b, 8b, 14b or 32b (Qwen3's), a folder or a Hub id.
+        gpus: How many cards share the work.
+        card: t4, 4090, a100, h100 or h200.
+        price: Of one card for an hour.
+    """
+    from labkit.bench.plan import plan as planned
+
+    report = planned(model, config.change(config.gpu().ppo, **given(settings)), gpus, card, price)
+    parts = [{"on each card": name, "GB": size} for name, size in report["memory"].items()]
+    times = [{"assumed": name, "seconds": took} for name, took in report["seconds"].items()]
+    rest = {key: value for key, value in report.items() if key not in ("memory", "seconds")}
+    return report, f"{table(parts)}\n\n{table(times)}\n\n{lines(rest)}"
+
+
 VERBS = {
     "info": info,
+    "plan": plan,
     "run": run,
     "train": {stage.replace("_", "-"): train(stage) for stage in config.STAGES},
     "chat": chat,

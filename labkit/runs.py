@@ -23,13 +23,15 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from labkit import LabError, __version__, config, ranks
 from labkit.config import STAGES, change
 
 PARTIAL = ".partial-"
 CHECKPOINT = "checkpoint.safetensors"  # in an unfinished run: what its loop can go on from
 POLICIES = ("sft", "ppo", "dpo", "kto", "poet")  # stages whose runs hold a policy to go on from
-RUNNING = "running"  # in a partial folder: the id of the process that is at work in it
+LOCKS = ".locks"  # a file for each name, which the process that trains under it holds
 
 
 def root() -> Path:
@@ -281,15 +283,33 @@ def _next_name(stage: str) -> str:
     return f"{stage}-{max(taken, default=0) + 1:03d}"
 
 
-def _busy(partial: Path) -> bool:
-    """Whether a living process is at work in this folder (always False on Windows, where asking
-    would stop the process).
+@contextlib.contextmanager
+def _claimed(name: str | None, stage: str):
+    """The name, else the next free one, is ours inside the block: no other process, and no other
+    thread, begins under it. One that dies lets go of it. LabError where another is at work.
     """
-    try:
-        pid = int((partial / RUNNING).read_text("utf8"))
-        return os.name != "nt" and os.kill(pid, 0) is None
-    except (OSError, ValueError):
-        return False
+    folder = root() / LOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        wanted = name or _next_name(stage)
+        lock = FileLock(folder / wanted)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if name:
+                raise LabError(
+                    f"Another process is training {name!r} right now. Choose another name, or stop"
+                    " that process first."
+                ) from None
+            time.sleep(0.05)  # it is about to make its folder
+            continue
+        try:
+            taken = (root() / wanted).exists() or (root() / (PARTIAL + wanted)).exists()
+            if name or not taken:
+                yield wanted
+                return
+        finally:
+            lock.release()
 
 
 @contextlib.contextmanager
@@ -302,27 +322,25 @@ def start(stage: str, cfg, name: str | None = None, aside: bool = False):
     Raises LabError when the name is taken or unfit, another process trains under it, or the disk is
     full.
     """
-    run = ranks.first(_fresh, stage, cfg, name or "", aside)
-    with _at_work(run):
-        run.note()
-        seed_everything(cfg.seed)
-        yield run
+    with contextlib.ExitStack() as held:
+        run = ranks.first(_fresh, stage, cfg, name, aside, held)
+        with _at_work(run):
+            run.note()
+            seed_everything(cfg.seed)
+            yield run
 
 
-def _fresh(stage: str, cfg, name: str, aside: bool) -> Run:
-    """A Run whose hidden folder is free."""
-    name = name or _next_name(stage)
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith(
-        "."
-    ):
+def _fresh(stage: str, cfg, name: str | None, aside: bool, held) -> Run:
+    """A Run whose hidden folder is free; its name is `held`."""
+    if name and (name[0] == "." or not re.sub("[-_.]", "", name).isalnum()):
         raise LabError(f"{name!r} can't be a run's name: use letters, digits, '-', '_' and '.'.")
+    name = held.enter_context(_claimed(name, stage))
     final, partial = root() / name, root() / (PARTIAL + name)
     if final.exists():
         raise LabError(
             f"There is a run {name!r} already in {root()}. Choose another name, or delete that"
             " folder."
         )
-    _refuse_busy(partial, name)
     if (partial / CHECKPOINT).exists():
         raise LabError(
             f"There is an unfinished run {name!r} with a checkpoint. Go on with it"
@@ -342,19 +360,20 @@ def resume(name: str, **changes):
     changes: settings to replace, such as a lower learning_rate. Raises LabError when there is
     nothing to go on from.
     """
-    run, was_whole = ranks.first(_again, name, changes)
-    try:
-        with _at_work(run):
-            yield run
-    except BaseException:
-        # Refused before it did anything: whole, as it was.
-        if was_whole and not run.touched and ranks.main():
-            run.path = run.path.rename(root() / name)
-        raise
+    with contextlib.ExitStack() as held:
+        run, was_whole = ranks.first(_again, name, changes, held)
+        try:
+            with _at_work(run):
+                yield run
+        except BaseException:
+            # Refused before it did anything: whole, as it was.
+            if was_whole and not run.touched and ranks.main():
+                run.path = run.path.rename(root() / name)
+            raise
 
 
-def _again(name: str, changes: dict) -> tuple[Run, bool]:
-    """(the Run, in a hidden folder; whether it was a whole one)."""
+def _again(name: str, changes: dict, held) -> tuple[Run, bool]:
+    """(the Run, in a hidden folder; whether it was a whole one); its name is `held`."""
     final, partial = root() / name, root() / (PARTIAL + name)
     folder = next((f for f in (partial, final) if (f / CHECKPOINT).exists()), None)
     if folder is None:
@@ -367,21 +386,13 @@ def _again(name: str, changes: dict) -> tuple[Run, bool]:
                 " stage again."
             )
         )
-    _refuse_busy(partial, name)
+    held.enter_context(_claimed(name, ""))
     run = _read(folder)
     run.info["config"] = asdict(change(run.config, **changes))
     if folder == final:
         final.rename(partial)
     run.path = partial
     return run, folder == final
-
-
-def _refuse_busy(partial: Path, name: str):
-    if _busy(partial):
-        raise LabError(
-            f"Another process is training {name!r} right now. Choose another name, or stop that"
-            " process first."
-        )
 
 
 @contextlib.contextmanager
@@ -393,7 +404,6 @@ def _at_work(run: Run):
     try:
         if ranks.main():
             partial.mkdir(parents=True, exist_ok=True)
-            (partial / RUNNING).write_text(str(os.getpid()), "utf8")
             if run.info["config"].get("report_to", "none") != "none":
                 run.listeners.append(Reporting(run, run.info["config"]["report_to"]))
         forget_peak()
@@ -404,7 +414,6 @@ def _at_work(run: Run):
         run.info["seconds"] = round(before + time.time() - started, 1)
         if ranks.main():
             run.note()
-            (partial / RUNNING).unlink()
             partial.rename(root() / run.name)
         ranks.wait()
         run.path = root() / run.name
@@ -428,8 +437,6 @@ def _at_work(run: Run):
             ) from error
         raise
     finally:
-        if ranks.main():
-            (partial / RUNNING).unlink(missing_ok=True)
         for listener in run.listeners:
             if hasattr(listener, "finish"):
                 listener.finish()
@@ -468,7 +475,10 @@ def interruptible():
 def _read(path: Path, shipped=False) -> Run:
     try:
         info = json.loads((path / "run.json").read_text("utf8"))
-        return Run(path, info["stage"], info["name"], info, shipped)
+        # The folder is named by whoever keeps it; a name in the file could lead elsewhere.
+        name = info["name"]
+        name = name if shipped else path.name.removeprefix(PARTIAL)
+        return Run(path, info["stage"], name, info, shipped)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LabError(
             f"{path} is not a whole run: its run.json can't be read ({error}). Delete the folder"

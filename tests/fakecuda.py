@@ -278,8 +278,8 @@ def installed(monkeypatch, bf16: bool = True):
 
     load = AutoModelForCausalLM.from_pretrained
 
-    def from_pretrained(path, dtype=None, device_map=None, quantization_config=None):
-        model = load(path, dtype=dtype)
+    def from_pretrained(path, device_map=None, quantization_config=None, **options):
+        model = load(path, **options)
         return move(model) if is_cuda(device_map[""]) else model
 
     def device_of(arguments):

@@ -123,6 +123,17 @@ def test_text_is_cut_at_blank_lines(tmp_path, file):
     assert (data.load_text(str(text)), data.load_prompts(str(text))) == (["a"], ["b"])
 
 
+def test_a_text_without_blank_lines_is_cut_at_its_lines_or_into_pieces(tmp_path):
+    """ "Any plain text" will do: a sentence a line, an old Mac's line ends, a single line."""
+    text = tmp_path / "tales.txt"
+    text.write_bytes(b"One.\nTwo.\n")
+    assert data.load_text(str(text)) == ["One.", "Two."]
+    text.write_bytes(b"One.\rTwo.\r\rThree.")
+    assert data.load_text(str(text)) == ["One.\nTwo.", "Three."]
+    text.write_text("x" * 4500)
+    assert [len(one) for one in data.load_text(str(text))] == [2000, 2000, 500]
+
+
 def test_the_atlas_is_asked_by_name(monkeypatch):
     monkeypatch.setattr(sources.text, "corpus", lambda: ["玉山"])
     asked = []

@@ -63,13 +63,13 @@ def test_sft_leaves_out_the_long_prompts_of_a_collection(home, tmp_path, capsys)
 def test_pairs_of_whole_dialogues(home, tmp_path, capsys, stage, tokenizer):
     ask = [f"\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: {i}?\n\nAssistant: " for i in range(12)]
     rows = [{"chosen": one + "yes", "rejected": one + "no"} for one in ask]
-    rows += [{name: f"\n\nHuman: {LONG}{text}" for name, text in rows[0].items()}] * 3
+    rows += [{name: f"\n\nHuman: {LONG}{text}" for name, text in rows[0].items()}] * 12
     asked = data.load_pairs(shards(tmp_path / "hh", train=rows))[0].prompt
     framed = tokenizer.decode(chat.encode_prompt(tokenizer, asked))
     assert framed == "USER:HiAI:Hello[END]USER:0?AI:"
     more = ["--policy", "rl-sft", "--batch-size", "4", "--epochs", "1", "--examples", "10", *SIZES]
     run, told = trained(capsys, stage, str(tmp_path / "hh"), *more)
-    assert "10 of 15 rows taken, drawn at random; columns: chosen, rejected." in told
+    assert "10 of 24 rows taken, drawn at random; columns: chosen, rejected." in told
     assert "prompt   'Human: Hi\\n\\nAssistant: Hello" in told
     # As many as were asked for, though the long ones are left out.
     assert run.info["data"]["rows"] == 10 and run.evaluation["dropped"] == 0

@@ -275,6 +275,13 @@ def test_pretrain(gpu, files):
     shutil.rmtree(run.path)  # no base for what comes after
 
 
+def test_a_base_in_half_precision_is_asked_for_its_loss(gpu, tiny_base, monkeypatch):
+    monkeypatch.setattr(models.base, "compute_dtype", lambda *_: torch.bfloat16)
+    rows = torch.randint(4, 300, (2, 9)).to(runs.device())
+    loss = module("pretrain").next_token_loss(models.load_base("tiny-base")[0], rows)
+    assert loss.dtype is torch.float32 and torch.isfinite(loss)
+
+
 # --- half precision, on the CPU ------------------------------------------------------------------
 
 

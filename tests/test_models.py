@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +70,23 @@ def test_base_is_nf4_and_frozen(base):
     assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
     plain = models.load_base("tiny-base", quantize=False)[0]
     assert models.describe(plain) == {**described, "layers_4bit": 0, "quantization": "none"}
+
+
+def test_a_large_base_keeps_its_scales_in_8_bits(base, monkeypatch):
+    """The scale of 64 weights takes 4 bytes, in 8 bits one and 4 more for each 256 of them."""
+    monkeypatch.setattr("labkit.models.base.SMALL", 0)
+    tiny, large = base[0], models.load_base("tiny-base")[0]
+    weight = "model.layers.0.mlp.up_proj.weight"
+    states = [model.get_parameter(weight).quant_state for model in (tiny, large)]
+    assert [state.nested for state in states] == [False, True]
+    scales = 2 * (4 * 64 * 64 + 3 * 64 * 128) // 64
+    layers = 14  # each has at least one scale of scales
+    saved = models.memory(tiny)["base"] - models.memory(large)["base"]
+    assert saved == 4 * scales - scales - 4 * layers
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        apart = (tiny(ids).logits - large(ids).logits).abs().max()
+    assert 0 < apart < 0.1 * tiny(ids).logits.abs().max()
 
 
 def test_adapter_counts_and_starts_as_the_base(base):
@@ -466,6 +484,25 @@ def test_memory_that_runs_out_is_a_sentence(message):
             raise RuntimeError(message)
     with pytest.raises(RuntimeError, match="shapes"), models.enough_memory("Lower it."):
         raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize("part", ["config.json", "tokenizer_config.json"])
+def test_a_folders_own_code_is_never_run(tiny_base, tmp_path, monkeypatch, part):
+    """Nor is it asked whether to."""
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base.path, folder)
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    said = json.loads((folder / part).read_text("utf8"))
+    said["model_type" if part == "config.json" else "tokenizer_class"] = "Own"
+    code = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+    said["auto_map"] = code if part == "config.json" else {"AutoTokenizer": ["own.Own", None]}
+    (folder / part).write_text(json.dumps(said), "utf8")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks"))
+    with pytest.raises(LabError, match="could not be loaded"):
+        models.load_base(str(folder))
+    with pytest.raises(LabError):
+        models.load_policy(str(folder))
+    assert not (tmp_path / "ran").exists()
 
 
 # --- SmolLM2 out of its package ------------------------------------------------------------------

@@ -139,9 +139,10 @@ def test_the_same_seed_gives_the_same_run(book, empty_runs):
     assert losses[0] == losses[1]
 
 
-def test_a_corpus_that_is_too_small_is_refused(tmp_path, empty_runs):
+@pytest.mark.parametrize("text", ["One line.\n\nAnother line.", "One line.\nAnother.", "One line."])
+def test_a_corpus_that_is_too_small_is_refused(tmp_path, empty_runs, text):
     path = tmp_path / "short.txt"
-    path.write_text("One line.\n\nAnother line.", "utf8")
+    path.write_text(text, "utf8")
     with (
         pytest.raises(LabError, match="Give it more text"),
         runs.start("pretrain", small(path), "short") as run,

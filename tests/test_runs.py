@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -25,7 +26,7 @@ def make(stage="sft", name=None, **evaluation):
 
 
 def names(folder):
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(p.name for p in folder.iterdir() if p.name != runs.LOCKS)
 
 
 def test_a_whole_run_gets_its_name(root):
@@ -132,17 +133,65 @@ def test_two_starts_at_once(root):
     ]
 
 
-@pytest.mark.skipif(
-    os.name == "nt", reason="Windows can't ask whether a process lives without stopping it"
-)
+TRAINS = """
+import sys, time
+from labkit import config, runs
+name = sys.argv[1] or None
+with runs.start("sft", config.Sft(), name) as run:
+    run.log(step=1)
+    print(run.name, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def training(name=""):
+    """Another process that trains under a name until it hears something."""
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAINS, name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_a_killed_process_does_not_block_its_name(root):
-    process = subprocess.Popen(["true"])
+    """Whatever its number was: in a container it may be that of the next one."""
+    process = training("mine")
+    assert process.stdout.readline() == "mine\n"
+    with (
+        pytest.raises(LabError, match="Another process is training 'mine'"),
+        runs.start("sft", config.Sft(), "mine"),
+    ):
+        pass
+    (root / ".partial-mine" / runs.CHECKPOINT).touch()
+    with pytest.raises(LabError, match="Another process"), runs.resume("mine"):
+        pass
+    process.kill()
     process.wait()
+    with runs.resume("mine"):
+        pass
+    assert runs.load("mine").metrics() == [{"step": 1}]
+
+
+def test_a_name_in_an_unfinished_run_leads_nowhere(root):
     partial = root / ".partial-mine"
-    partial.mkdir(parents=True)
-    (partial / "running").write_text(str(process.pid))
-    (partial / "left.over").write_text("x")
-    assert names(make(name="mine").path) == ["run.json"]
+    with pytest.raises(RuntimeError), runs.start("sft", config.Sft(), "mine") as run:
+        (run.path / runs.CHECKPOINT).touch()
+        raise RuntimeError
+    file = partial / "run.json"
+    file.write_text(file.read_text("utf8").replace('"mine"', '"../../escaped"'), "utf8")
+    with runs.resume("mine"):
+        pass
+    assert (root / "mine" / "run.json").exists() and not (root.parent.parent / "escaped").exists()
+
+
+def test_trainings_begun_together_have_a_folder_each(root):
+    together = [training() for _ in range(4)]
+    found = [process.stdout.readline().strip() for process in together]
+    assert sorted(found) == ["sft-001", "sft-002", "sft-003", "sft-004"]
+    for process in together:
+        process.communicate("on")
+    assert [runs.load(name).metrics() for name in found] == [[{"step": 1}]] * 4
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"x"', '{"stage": "sft"}', "\udcff"])

@@ -93,7 +93,7 @@ def template_of(tokenizer) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _puts_bos(tokenizer) -> bool:
-    return tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
 def carry_frame(tokenizer):

@@ -33,6 +33,7 @@ from labkit.data.rows import Demo, Pair, Rating
 SUFFIXES = (".jsonl", ".json", ".txt", ".gz", ".md", *hub.TABLES)
 # Splits by what they usually are called; UltraFeedback has one for each kind.
 PREFERENCES, ANSWERS, ASKED = (("train", f"train_{one}") for one in ("prefs", "sft", "gen"))
+PIECE = 2000  # characters of a document, where a text has no lines
 _SHOWN = contextvars.ContextVar("shown", default=False)
 
 
@@ -72,11 +73,17 @@ def load_prompts(source: str, limit: int = 0, fits=None, enough: int = 0) -> lis
 
 
 def load_text(source: str, enough: int = 0) -> list[str]:
-    """Documents to pre-train on: a text file is cut at its blank lines; records give their "text".
-    enough: of a set, which is streamed, no more than about so many characters (0: all).
+    """Documents to pre-train on: a text file is cut at its blank lines, one without any at its line
+    ends, one without these into pieces; records give their "text". enough: of a set, which is
+    streamed, no more than about so many characters (0: all).
     """
     if _is_file(source) and not _looks_like_json(source):
-        return _plain(source, re.split(r"\n[ \t]*\n", read_text(source)))
+        text = read_text(source)
+        for cut_at in (r"\n[ \t]*\n", r"\n"):
+            parts = [part for part in re.split(cut_at, text) if part.strip()]
+            if len(parts) > 1:
+                return _plain(source, parts)
+        return _plain(source, [text[i : i + PIECE] for i in range(0, len(text), PIECE)])
     return load(source, lambda row: rows.field(row, "text"), enough=enough, size=len)
 
 
@@ -152,7 +159,7 @@ def read_text(source: str | Path) -> str:
         )
     if not text.strip():
         raise LabError(f"{path} is empty. Put some text in it, or choose another file.")
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 class Records(list):

@@ -27,6 +27,7 @@ from labkit.models.adapters import (
 from labkit.models.base import (
     ADAPTER,
     HEAD,
+    NO_CODE,
     base_id,
     base_of,
     check_context,
@@ -71,6 +72,7 @@ __all__ = [
     "ADAPTER",
     "HEAD",
     "LIKE_LENGTH",
+    "NO_CODE",
     "Head",
     "OutOfMemory",
     "RewardModel",

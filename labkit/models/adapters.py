@@ -15,6 +15,7 @@ from labkit.models import smollm2
 from labkit.models.base import (
     ADAPTER,
     HEAD,
+    NO_CODE,
     base_of,
     fingerprint,
     load_base,
@@ -109,9 +110,8 @@ def load_elsewhere(name: str):
     adapter = None if name == smollm2.NAME else find_adapter_config_file(path)
     if adapter is None:
         base = resolve_base(path)
-        kinds = (
-            (AutoConfig.from_pretrained(base).architectures or []) if Path(base).is_dir() else []
-        )
+        known = Path(base).is_dir()
+        kinds = (AutoConfig.from_pretrained(base, **NO_CODE).architectures or []) if known else []
         _refuse_scorer(name, any("Classification" in kind for kind in kinds))
         return load_base(path)
     folder, config = Path(adapter).parent, PeftConfig.from_pretrained(path)
@@ -124,7 +124,7 @@ def load_elsewhere(name: str):
     beside = folder / "base"
     model, tokenizer = load_base(str(beside) if beside.is_dir() else config.base_model_name_or_path)
     if (folder / "tokenizer_config.json").exists():  # its template is the one that it learned
-        tokenizer.chat_template = AutoTokenizer.from_pretrained(folder).chat_template
+        tokenizer.chat_template = AutoTokenizer.from_pretrained(folder, **NO_CODE).chat_template
     with quiet():
         return PeftModel.from_pretrained(model, path, adapter_name="policy").eval(), tokenizer
 

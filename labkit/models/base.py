@@ -16,6 +16,7 @@ from labkit.compat import quiet
 from labkit.data import chat
 from labkit.models import smollm2
 
+NO_CODE = {"trust_remote_code": False}  # else transformers asks, and runs a folder's code on "y"
 ADAPTER, HEAD = "adapter", "head.safetensors"
 SMALL = 50_000_000  # parameters below which a base computes in float32, on a GPU too
 
@@ -97,7 +98,7 @@ def parameter_count(base: str) -> int:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):  # shapes without memory
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, **NO_CODE))
     return sum(p.numel() for p in model.parameters())
 
 
@@ -132,14 +133,18 @@ def load_base(name: str = "", quantize: bool = True):
     download = not Path(path).is_dir()  # shows its progress
     try:
         with contextlib.nullcontext() if download else quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
             if quantize:
                 compat.blocks_across_rows()
-                dtype = compute_dtype(parameter_count(path))
+                size = parameter_count(path)
+                dtype = compute_dtype(size)
                 extra["quantization_config"] = BitsAndBytesConfig(
                     load_in_4bit=True,
                     bnb_4bit_quant_type="nf4",
                     bnb_4bit_compute_dtype=dtype,
+                    # The scales too, in 8 bits (QLoRA, section 3): 0.4 bits a weight, which counts
+                    # in a large base. Every checkpoint of the tiny one was trained without.
+                    bnb_4bit_use_double_quant=size >= SMALL,
                     llm_int8_skip_modules=["lm_head"],
                 )
             model = AutoModelForCausalLM.from_pretrained(
@@ -147,6 +152,7 @@ def load_base(name: str = "", quantize: bool = True):
                 dtype=dtype,
                 device_map={"": runs.device()},
                 use_safetensors=True,  # pickled weights can run code
+                **NO_CODE,
                 **extra,
             )
     except (OSError, ValueError) as error:

@@ -129,6 +129,7 @@ def memory(model, optimizer=None) -> dict:
     states = [
         getattr(m.weight, "quant_state", None) for m in model.modules() if hasattr(m, "weight")
     ]
+    states += [getattr(state, "state2", None) for state in states]  # of scales in 8 bits
     kept["base"] += sum(state.absmax.nbytes for state in states if state is not None)
     if optimizer:
         kept["optimizer"] = sum(

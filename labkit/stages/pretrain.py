@@ -138,15 +138,20 @@ def prepare(cfg, tokenizer=None):
     marks, digest = cfg.corpus == "atlas", runs.digest(documents)
     random.Random(cfg.seed).shuffle(documents)
     held_out = max(1, round(len(documents) * cfg.validation_fraction))
-    tokenizer = tokenizer or chat.train_tokenizer(documents[held_out:], cfg.vocab_size)
     width = cfg.sequence_length + 1
+    if len(documents) < 2:
+        raise LabError(
+            f"The corpus {cfg.corpus!r} is one document, and some must be held out. Give it more"
+            " text: at least some 50 kB."
+        )
+    tokenizer = tokenizer or chat.train_tokenizer(documents[held_out:], cfg.vocab_size)
     rows = pack(tokenizer, documents[held_out:], width, marks)
     validation = pack(tokenizer, documents[:held_out], width, marks)[: 8 * cfg.batch_size]
     if len(rows) < cfg.batch_size or not len(validation):
         raise LabError(
             f"The corpus {cfg.corpus!r} fills {len(rows)} rows of {width} tokens, but a batch takes"
             f" {cfg.batch_size} and at least one row is held out. Give it more text (at least some"
-            " 50 kB in several paragraphs), or lower batch_size and sequence_length."
+            " 50 kB), or lower batch_size and sequence_length."
         )
     return tokenizer, rows.to(runs.device()), validation.to(runs.device()), digest
 
@@ -159,7 +164,7 @@ def next_token_loss(model, rows: torch.Tensor) -> torch.Tensor:
     """
     inputs, targets = next_tokens(rows)
     hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state  # (B, T, D)
-    return F.cross_entropy(model.lm_head(hidden).flatten(0, 1), targets.flatten())
+    return F.cross_entropy(model.lm_head(hidden).flatten(0, 1).float(), targets.flatten())
 
 
 @torch.no_grad()
