@@ -362,6 +362,19 @@ def test_a_run_says_at_its_start_how_many_cards(monkeypatch):
         assert said == ["sft"]
 
 
+def test_every_process_has_its_own_card(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert runs.device() == torch.device("cuda")
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert runs.device() == torch.device("cuda", 1) and not ranks.main()
+    begun = []
+    monkeypatch.setattr(torch.cuda, "set_device", begun.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda **_: begun.append("joined"))
+    ranks._dist()
+    assert begun == [1, "joined"]
+
+
 def test_through_a_wrapper_or_without():
     class Wrapper(torch.nn.Module):
         def __init__(self, module):
