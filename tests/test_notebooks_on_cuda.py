@@ -8,6 +8,7 @@ devices or of types, a wait inside a graph and a softmax in half precision are f
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 
 import fakecuda
@@ -41,8 +42,11 @@ def faults(cells) -> list[str]:
         try:
             exec(compile("\n".join(lines), f"cell {i}", "exec"), names)
         except Exception as error:
+            said = f"cell {i}: {type(error).__name__}: {error}"
             if FAULT.search(str(error)):
-                found.append(f"cell {i}: {type(error).__name__}: {error}")
+                found.append(said)
+            else:
+                warnings.warn(f"not run whole, {said}", stacklevel=1)
     return found
 
 
