@@ -27,7 +27,7 @@ endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install lab test test-code test-plain test-notebooks mutants run notebooks lint lock clean
+.PHONY: help install lab test test-code test-plain test-notebooks mutants drift figures run notebooks lint lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -50,6 +50,13 @@ test-notebooks: $(READY) ## run the notebooks and compare their marked cells (NO
 
 mutants: $(READY) ## cross every wire of the learning code in turn, and show the test that notices
 	$(BIN) tests/mutants.py
+
+# With other versions than the lock's, in environments of their own under build/ (PINS="torch==2.13.0" holds one).
+drift: $(READY) ## run tests and notebooks with the newest and the oldest versions allowed, and say what moved
+	cd tests && for which in newest oldest; do ../$(BIN) drift.py $$which $(PINS) || failed=1; done; exit $${failed:-0}
+
+figures: $(READY) ## after `make notebooks`: tests/figures.json anew, the figures that `make drift` judges by
+	cd tests && ../$(BIN) drift.py write
 
 run: $(READY) ## run the whole series without notebooks: every stage, then a report
 	$(BIN) -m labkit run
