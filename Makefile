@@ -73,7 +73,8 @@ lint: $(READY) ## check style and formatting
 install: $(READY) ## make the environment in .venv, and no more
 
 # Made anew only when the lock or pyproject.toml is newer. The stamp comes last: a broken-off install is not taken for a whole one.
-$(READY): requirements.lock pyproject.toml
+# torch comes first and by itself: its builds (CUDA or CPU) have other hashes, and it alone brings packages that are not locked.
+$(READY): requirements.lock requirements.hashes pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { \
 		echo "There is no \`$(PYTHON)\` here. Install Python 3.11 or newer, or name yours: make PYTHON=python3.12"; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -81,7 +82,8 @@ $(READY): requirements.lock pyproject.toml
 	@"$(PYTHON)" -c 'import ensurepip' || { \
 		echo "\`$(PYTHON)\` cannot make environments. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
-	$(BIN) -m pip install -r requirements.lock
+	$(BIN) -m pip install "$$(grep -oE '^torch==[^ ]+' requirements.lock)"
+	$(BIN) -m pip install --no-deps --require-hashes -r requirements.hashes
 	$(BIN) -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -92,6 +94,8 @@ lock: ## for maintainers: resolve requirements.lock again after editing pyprojec
 		--annotation-style line --no-header --quiet --output-file requirements.lock
 	grep -vE '^(nvidia|cuda|triton|httpx2-jsfetch)' requirements.lock | cat build/lock.head - > build/lock
 	mv build/lock requirements.lock
+	sed '/^torch==/d' requirements.lock | uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --quiet --output-file requirements.hashes
 
 clean: ## remove .venv and build/ (your runs stay)
 	rm -rf $(VENV) build

@@ -43,6 +43,27 @@ def read_pins(path: Path) -> dict[str, Requirement]:
 LOCK = read_pins(ROOT / "requirements.lock")
 
 
+def hashed(text: str) -> dict[str, set[str]]:
+    """{name==version: its hashes} of a pip file with --hash; pip asks for one of them."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return {
+        line.split()[0]: set(re.findall(r"--hash=sha256:([0-9a-f]{64})\b", line))
+        for line in lines
+        if "==" in line
+    }
+
+
+def test_every_pin_but_torch_has_its_hashes():
+    """pip takes none of these files when its bytes are others than when the lock was made."""
+    found = hashed((ROOT / "requirements.hashes").read_text("utf8"))
+    pins = {f"{pin.name}{pin.specifier}" for name, pin in LOCK.items() if name != "torch"}
+    assert set(found) == pins and all(found.values())
+    assert hashed("a==1 \\\n    --hash=sha256:" + "0" * 64 + "\nb==2\n") == {
+        "a==1": {"0" * 64},
+        "b==2": set(),
+    }
+
+
 def portable(pin: Requirement) -> bool:
     """One exact release from a registry: no folder or address of anyone's, no build of one machine
     (torch 2.13.0+cpu satisfies ==2.13.0), no CUDA package, and not us.
@@ -251,7 +272,7 @@ def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def bare_checkout(tmp_path) -> Path:
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+    for name in ("Makefile", "requirements.lock", "requirements.hashes", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -279,8 +300,9 @@ def test_make_installs_once_until_the_lock_changes(bare_checkout):
     stamp = bare_checkout / ".venv/.ready"
     stamp.parent.mkdir()
     stamp.touch()
-    for name in ("requirements.lock", "pyproject.toml"):
+    for name in ("requirements.lock", "requirements.hashes", "pyproject.toml"):
         os.utime(bare_checkout / name, (1, 1))
     assert "pip install" not in make("-n", "test", cwd=bare_checkout).stdout
     os.utime(bare_checkout / "requirements.lock", (2**32, 2**32))
-    assert "pip install -r requirements.lock" in make("-n", "test", cwd=bare_checkout).stdout
+    said = make("-n", "test", cwd=bare_checkout).stdout
+    assert "pip install --no-deps --require-hashes -r requirements.hashes" in said
