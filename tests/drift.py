@@ -17,7 +17,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from statistics import fmean
 
@@ -36,7 +35,6 @@ TIMES = re.compile(r"\b(?:seconds?|minutes?|MB|GB|took|faster|speed)\b")
 """Claims about the machine: their figures are printed, and not judged."""
 IN_UNITS = {"ppo_kl": 1, "ppo_rise_in_sd": 2}
 """Figures of the series that are no shares: digits after the point."""
-NAME = re.compile(r"([A-Za-z0-9_.-]+)[^;]*?>=\s*([\d.]+)")
 
 
 def numbers(cell) -> list[float]:
@@ -109,25 +107,24 @@ def write():
 # --- the same with other versions ----------------------------------------------------------------
 
 
-def oldest() -> list[str]:
-    """Every package that pyproject.toml names, at the oldest version that it allows."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
-    named = project["dependencies"] + project["optional-dependencies"]["dev"]
-    return ["{}=={}".format(*NAME.match(one).groups()) for one in named]
-
-
 def environment(which: str, pins: list[str]) -> Path:
     """The Python of a fresh environment in build/drift-WHICH; `pins` come before all else."""
     folder = ROOT / "build" / f"drift-{which}"
-    python = folder / "bin" / "python"
-    held = {pin.partition("==")[0] for pin in pins}
-    lowest = [one for one in oldest() if one.partition("==")[0] not in held]
-    constraints = pins + (lowest if which == "oldest" else [])
+    python, held = folder / "bin" / "python", folder / "constraints.txt"
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-    (folder / "constraints.txt").write_text("\n".join(constraints), "utf8")
-    install = [python, "-m", "pip", "install", "--quiet", "-c", folder / "constraints.txt"]
-    subprocess.run([*install, "-e", f"{ROOT}[dev]"], check=True)
+    held.write_text("\n".join(pins), "utf8")
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    if which == "oldest":
+        subprocess.run([*pip, "uv"], check=True)
+        held.write_text(subprocess.check_output(oldest(folder / "bin" / "uv", held), text=True))
+    subprocess.run([*pip, "-c", held, "-e", f"{ROOT}[dev]"], check=True)
     return python
+
+
+def oldest(uv, pins: Path) -> list:
+    """The command that prints the oldest versions that pyproject.toml allows together."""
+    lowest = [uv, "pip", "compile", ROOT / "pyproject.toml", "--extra", "dev"]
+    return [*lowest, "--resolution=lowest-direct", "--no-annotate", "--quiet", "-c", pins]
 
 
 def run(which: str, pins: list[str]) -> int:
