@@ -3,7 +3,7 @@
 import os
 import warnings
 
-from labkit import LabError, config, runs
+from labkit import LabError, config, runs, tracebacks
 
 SMALL_RUNS = {
     "sft": ("02_instruction_tuning", "--examples 400", 4),
@@ -29,6 +29,7 @@ def setup(seed: int = 0, profile: str = "") -> config.Profile:
     asked, (name, why) = "LABKIT_PROFILE" in os.environ, config.chosen()
     settings = config.profile(name)
     runs.seed_everything(seed)
+    tracebacks.readable()
     how = "" if asked or name == "tiny" else f' ({why}; else say setup(profile="tiny"))'
     print(f"profile {name} on {runs.device()}{how}; your runs go to {runs.root()}")
     return settings
