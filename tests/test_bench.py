@@ -1,6 +1,7 @@
 """The benchmarks at toy size: their arithmetic and their fairness, not their figures."""
 
 import json
+import os
 import random
 
 import nbformat
@@ -9,6 +10,7 @@ import torch
 
 from labkit import LabError, bench, cli, config, models
 from labkit.bench import measure, pretraining, sampling
+from labkit.bench.reruns import again, reruns
 from labkit.stages import pretrain
 
 TOY = dict(
@@ -162,6 +164,32 @@ def test_a_notebook_that_fails_is_named(tmp_path):
         bench.series([broken])
     with pytest.raises(LabError, match="There is no notebook"):
         bench.series([tmp_path / "04_missing.ipynb"])
+
+
+def test_reruns_of_a_notebook(tmp_path):
+    """All passes are there: what one leaves behind, a later one finds."""
+    log = tmp_path / "log"
+    file = notebook(
+        tmp_path,
+        "02_instruction_tuning",
+        "import os, time\nmine = str(os.getpid())",
+        f"open({str(log)!r}, 'a').write(mine + '\\n')\ntime.sleep(0.5)",
+        f"print(open({str(log)!r}).read())",
+    )
+    report = reruns([file])
+    one = report["notebooks"]["02_instruction_tuning"]
+    assert len(one["peak_bytes"]) == 3 and min(one["peak_bytes"]) > 1e6 and one["ratio"] > 0.5
+    assert {one["from"], one["interrupted"], one["killed"]} <= {0, 1, 2}
+    assert report["together"] == ["02_instruction_tuning"]
+    kernels = log.read_text().split()
+    assert kernels.count(kernels[0]) >= 2  # the first kernel ran it more than once
+    assert len(set(kernels)) >= 3  # and so did others after the one that was killed
+
+
+def test_a_cell_that_runs_but_once_is_named(tmp_path):
+    once = notebook(tmp_path, "once", "assert 'seen' not in globals()", "seen = 1")
+    with pytest.raises(LabError, match="cell 0 of .*once.ipynb failed: AssertionError"):
+        again(once, {**os.environ}, random.Random(0))
 
 
 # --- sampling ------------------------------------------------------------------------------------

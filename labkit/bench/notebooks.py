@@ -19,12 +19,7 @@ def series(notebooks=(), profile: str = "tiny") -> dict:
     share count twice. The notebooks' files are not touched. Raises LabError when there is no
     notebook or one fails.
     """
-    folder = Path(__file__).parents[2] / "notebooks"
-    files = [Path(file) for file in notebooks] or sorted(folder.glob("*.ipynb"))
-    for file in files:
-        if not file.is_file():
-            raise LabError(f"There is no notebook {str(file)!r}.")
-    found = {}
+    files, found = files_of(notebooks), {}
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as scratch:
         environment = {**os.environ, "LABKIT_RUNS": f"{scratch}/runs", "LABKIT_PROFILE": profile}
         for file in files:
@@ -36,24 +31,40 @@ def series(notebooks=(), profile: str = "tiny") -> dict:
     return {"notebooks": found, "total_seconds": total, "profile": profile, **machine()}
 
 
+def files_of(notebooks=()) -> list[Path]:
+    """These notebooks, else all of notebooks/; LabError where one is not there."""
+    folder = Path(__file__).parents[2] / "notebooks"
+    files = [Path(file) for file in notebooks] or sorted(folder.glob("*.ipynb"))
+    for file in files:
+        if not file.is_file():
+            raise LabError(f"There is no notebook {str(file)!r}.")
+    return files
+
+
 def execute(file: Path, environment: dict):
     """Run every cell in a kernel of its own, in the notebook's folder."""
-    import nbformat
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
-    client = NotebookClient(
-        nbformat.read(file, 4),
-        timeout=900,  # seconds a cell
-        kernel_name="python3",
-        resources={"metadata": {"path": str(file.absolute().parent)}},
-        store_widget_state=False,
-    )
     try:
-        client.execute(env=environment)
+        client_of(file).execute(env=environment)
     except (CellExecutionError, CellTimeoutError) as error:
-        said = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else str(error)
-        raise LabError(f"{file} failed: {said}. Open it and run it cell by cell.") from error
+        raise refused(file, error) from error
+
+
+def client_of(file: Path):
+    """An nbclient of a notebook, which runs it in its folder; a cell has 900 seconds."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    where = {"metadata": {"path": str(file.absolute().parent)}}
+    how = {"timeout": 900, "kernel_name": "python3", "store_widget_state": False}
+    return NotebookClient(nbformat.read(file, 4), resources=where, **how)
+
+
+def refused(what, error) -> LabError:
+    """What to say of a cell that failed."""
+    said = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else str(error)
+    return LabError(f"{what} failed: {said}. Open it and run it cell by cell.")
 
 
 @contextlib.contextmanager
