@@ -64,6 +64,7 @@ _RULES = (
         lambda v, s: v in (0, 1),
     ),
     ("optimizer", '"muon" or "adamw"', lambda v, s: v in ("muon", "adamw")),
+    ("engine", '"" or "vllm"', lambda v, s: v in ("", "vllm")),
     ("reads", '"last" or "mean"', lambda v, s: v in ("last", "mean")),
     ("critic", '"adapter" or "head"', lambda v, s: v in ("adapter", "head")),
     (
@@ -271,6 +272,10 @@ class Ppo(Adapted):
     prompts: str = "atlas"
     """Prompts to answer: "atlas", a text file with one prompt a line, a JSONL file with "prompt",
     or a folder or Hub id.
+    """
+    engine: str = ""
+    """What samples: "" is our decoder; "vllm", where it is installed, takes a third of the card for
+    a copy of the base of its own.
     """
     updates: int = 24
     """Rollout-and-update rounds."""

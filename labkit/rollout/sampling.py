@@ -72,15 +72,16 @@ def sample(
     framed: bool = True,
     value_head=None,
     tick=None,
+    engine=None,
 ) -> Rollout:
     """One response per prompt from the active adapter; framed=False leaves the chat template out
     and lets a base model continue the text. temperature 0 is greedy. A response stops at its first
     EOS or at max_new_tokens.
 
     value_head: a function of hidden states (b, d) → (b,), asked at every token on the way
-    (models.Head). tick: a function that hears after each token which share is done. Raises
-    LabError for no prompts, an empty prompt or one that is longer than max_prompt_tokens, and where
-    memory runs out.
+    (models.Head). tick: a function that hears after each token which share is done. engine: another
+    sampler in place of ours (vllm_engine.Engine). LabError for no prompts, an empty prompt or
+    one that is longer than max_prompt_tokens, and where memory runs out.
     """
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise LabError(
@@ -92,7 +93,7 @@ def sample(
         rows = [chat.encode_text(tokenizer, prompt) for prompt in prompts]
     ids, attention_mask = chat.pad(rows, tokenizer.pad_token_id, side="left")
     ids, attention_mask = ids.to(model.device), attention_mask.to(model.device)
-    engine = _decode if models.supports(model) else _generate
+    engine = engine or (_decode if models.supports(model) else _generate)
     with models.enough_memory(
         f"It was sampling {len(prompts)} answers of up to {max_new_tokens} tokens at once: lower"
         " batch_size or max_response_tokens, or choose a smaller base."

@@ -33,6 +33,7 @@ class Players:
     judge: Callable | None = None
     passes: MicroBatch = None
     combine: str = "lowest"  # config.Ppo.combine
+    engine: object | None = None  # samples in place of our decoder (config.Ppo.engine)
 
     def sample(self, prompts: list[str], cfg) -> rollout.Rollout:
         """One response of the policy to each prompt, with the head's values on the way if that is
@@ -40,8 +41,9 @@ class Players:
         """
         models.use(self.model, "policy")
         head = self.value_head if self.critic is None else None
-        n, temperature = cfg.max_response_tokens, cfg.temperature
-        return rollout.sample(self.model, self.tokenizer, prompts, n, temperature, value_head=head)
+        how = {"max_new_tokens": cfg.max_response_tokens, "temperature": cfg.temperature}
+        how |= {"value_head": head, "engine": self.engine}
+        return rollout.sample(self.model, self.tokenizer, prompts, **how)
 
     def trained(self) -> tuple[list, list]:
         """(the policy's parameters, the critic's)."""
@@ -101,7 +103,17 @@ def seat(cfg, run, judge=None) -> Players:
         judge=judge,
         passes=MicroBatch(cfg, model),
         combine=cfg.combine,
+        engine=engine_of(cfg, model, models.base_of(sft, cfg.base)),
     )
+
+
+def engine_of(cfg, model, base: str):
+    """The sampler that config.Ppo.engine names; None is our own."""
+    if not cfg.engine:
+        return None
+    from labkit.rollout.vllm_engine import Engine
+
+    return Engine(model, models.resolve_base(base))
 
 
 @torch.no_grad()
