@@ -547,6 +547,24 @@ def bench_series(notebooks: Positional[tuple[str, ...]] = (), profile: Profile =
     return report, f"{table(rows, digits=1)}\n\ntotal: {report['total_seconds']:.1f} s"
 
 
+def bench_reruns(
+    notebooks: Positional[tuple[str, ...]] = (), seed: int = 0, profile: Profile = None
+):
+    """Run notebooks as learners do: again, from the middle, after an interrupt, after their kernel
+    was killed, two at once; peak memory of each pass.
+
+    Args:
+        notebooks: Which; else every notebook of notebooks/.
+        seed: Of the order and the moments.
+    """
+    name = config.profile(profile).name
+    from labkit.bench.reruns import reruns
+
+    report = reruns(notebooks, name, seed)
+    rows = [{"notebook": name} | one for name, one in report["notebooks"].items()]
+    return report, f"{table(rows)}\n\nat once: {', '.join(report['together'])}"
+
+
 def bench_pretrain(settings: options("pretrain"), profile: Profile = None):
     """Pre-training against the machine's matrix rate, and against plain AdamW; 120 steps unless
     --steps says otherwise.
@@ -651,6 +669,11 @@ RECORDS = {
         "and rounds of rejection sampling: notebook 12's record.",
         lambda lab, report: [lab.front(report, way) for way in ("ppo", "dpo")],
     ),
+    "real_model": (
+        "What a few demonstrations and PPO make of a model that others pre-trained (--profile "
+        "small --base smollm2): notebooks 02's, 07's and 08's record.",
+        lambda lab, report: [lab.taught(report), lab.ends(report, "careful"), lab.costs(report)],
+    ),
     "wrong_judges": (
         "Judges who are divided, wrong, or agree only so far, and what they make of reward "
         "models and policies: notebook 13's record.",
@@ -669,8 +692,10 @@ def bench_record(lab: str):
     """The verb that makes the record of labs/LAB_jobs.py."""
     about, shown = RECORDS[lab]
 
-    def verb(seeds: int | None = None, workers: int = 0, profile: Profile = None):
+    def verb(seeds: int | None = None, workers: int = 0, profile: Profile = None, base: str = ""):
         settings = config.profile(profile)
+        if base:
+            settings.adapt(base=base)
         from labkit import series
 
         view, jobs = (import_module(f"labkit.labs.{name}") for name in (lab, f"{lab}_jobs"))
@@ -683,6 +708,7 @@ def bench_record(lab: str):
     Args:
         seeds: How many; else 3 (games: 5).
         workers: Processes at once (0: as many as there are cores).
+        base: Another base than the profile's.
     """
     return verb
 
@@ -750,6 +776,7 @@ VERBS = {
     },
     "bench": {
         "series": bench_series,
+        "reruns": bench_reruns,
         "pretrain": bench_pretrain,
         "feedback": bench_feedback,
         "rollout": bench_rollout,
