@@ -415,6 +415,10 @@ def test_show_outside_a_notebook_prints(capsys):
 
 def test_colab_gets_a_page_that_loads_plotly(notebook, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.delenv("COLAB_NOTEBOOK_ID", raising=False)  # a Colab kernel in VS Code
+    charts.show(charts.curves(ROWS))
+    assert charts.MIME in notebook.shown.pop()[0]
+    monkeypatch.setenv("COLAB_NOTEBOOK_ID", "1")
     charts.show(charts.curves(ROWS))
     page = notebook.shown[0][0]["text/html"]
     assert "cdn.plot.ly" in page and '"showSendToCloud": false' in page and len(page) < 60_000

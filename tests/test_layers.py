@@ -17,7 +17,7 @@ from labkit import config
 FOLDER = Path(labkit.__file__).parent
 # A room may import those above it, and its own. In this order the house is read.
 ORDER = (
-    "config ranks reporting runs compat data atlas maths models rollout evals stages charts "
+    "config ranks reporting runs compat launch data atlas maths models rollout evals stages charts "
     "feedback labs checks series notebook bench cli"
 ).split()
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback")

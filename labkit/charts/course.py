@@ -1,0 +1,78 @@
+"""The map of the notebooks: boxes that are links, with what each notebook takes and goes on from.
+
+It is HTML with an SVG inside, because a page shows image/svg+xml as a picture, which nobody can
+click. Where the drawing is taken out (a notebook that is not trusted yet), its links stay.
+"""
+
+import html
+import textwrap
+from dataclasses import dataclass
+
+from labkit import launch
+from labkit.charts.diagrams import BLUE, GREEN, GREY, PURPLE, RED, SIZE, SMALL, WIDE, Picture
+from labkit.charts.look import FONT, PAPER
+from labkit.charts.showing import in_colab
+from labkit.charts.tables import table
+
+ROWS = (
+    ("The first two stages 自督導式學習 → 督導式學習", GREY, "00 01 02"),
+    ("The third 增強式學習, in games first", RED, "03 04"),
+    ("RLHF: people, a virtual human, PPO, and too much of it", GREEN, "05 06 07 08"),
+    ("Other sources of reward, other ways to learn", BLUE, "08b 09 10 11"),
+    ("What is still open, and what came of it all", PURPLE, "12 13 14"),
+)
+LEFT, TOP, BOX, TALL, GAP, STEP = 14, 12, 184, 100, 12, 146  # pixels
+
+
+@dataclass(frozen=True)
+class Course:
+    """See `course`."""
+
+    labs: tuple
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/html": self.html(), "text/plain": str(self)}
+
+    def __str__(self):
+        rows = [
+            {"notebook": f"{lab.number} {lab.title}", "takes": lab.costs, "goes on from": lab.after}
+            for lab in self.labs
+        ]
+        return str(table(rows))
+
+    def html(self) -> str:
+        page, labs = Picture(TOP + STEP * len(ROWS)), {lab.number: lab for lab in self.labs}
+        for row, (name, tone, numbers) in enumerate(ROWS):
+            y = TOP + STEP * row
+            page.words(LEFT, y + 18, name, SIZE, fill=tone, bold=True)
+            for column, number in enumerate(numbers.split()):
+                box(page, labs[number], LEFT + column * (BOX + GAP), y + 30, tone)
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {page.tall}" role="group"'
+            f' aria-label="The map of the notebooks" font-family="{html.escape(FONT)}"'
+            f' style="display:block;width:100%;max-width:{WIDE}px;background:{PAPER}">\n'
+            + "\n".join(page.parts)
+            + "\n</svg>"
+        )
+
+
+def box(page, lab, x, y, tone):
+    """A notebook's box, whose whole area is a link."""
+    link = launch.colab(lab.page) if in_colab() else lab.page
+    away = ' target="_blank"' if in_colab() else ""
+    name = textwrap.wrap(f"{lab.number} {lab.title}", 21)
+    after = f"from {lab.after}" if lab.after else "needs nothing"
+    page.parts.append(f'<a href="{link}"{away}>')
+    page.box(x, y, BOX, TALL, tone=tone)
+    for i, line in enumerate(name):
+        page.words(x + 12, y + 24 + 19 * i, line, SIZE, bold=True)
+    page.words(x + 12, y + 68, lab.costs, SMALL)
+    page.words(x + 12, y + 88, after, SMALL)
+    page.parts.append("</a>")
+
+
+def course() -> Course:
+    """The map: each notebook's minutes on two idle CPU cores, its kernel's memory at the peak, and
+    the notebooks whose runs it goes on from (where you have none, those that came along).
+    """
+    return Course(launch.LABS)
