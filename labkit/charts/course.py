@@ -1,4 +1,4 @@
-"""The map of the notebooks: boxes that are links, with what each notebook takes and goes on from.
+"""The map of the notebooks: boxes that are links, with what each notebook takes and uses.
 
 It is HTML with an SVG inside, because a page shows image/svg+xml as a picture, which nobody can
 click. Where the drawing is taken out (a notebook that is not trusted yet), its links stay.
@@ -35,7 +35,7 @@ class Course:
 
     def __str__(self):
         rows = [
-            {"notebook": f"{lab.number} {lab.title}", "takes": lab.costs, "goes on from": lab.after}
+            {"notebook": f"{lab.number} {lab.title}", "takes": lab.costs, "uses": lab.after or "–"}
             for lab in self.labs
         ]
         return str(table(rows))
@@ -60,8 +60,8 @@ def box(page, lab, x, y, tone):
     """A notebook's box, whose whole area is a link."""
     link = launch.colab(lab.page) if in_colab() else lab.page
     away = ' target="_blank"' if in_colab() else ""
-    name = textwrap.wrap(f"{lab.number} {lab.title}", 21)
-    after = f"from {lab.after}" if lab.after else "needs nothing"
+    name = textwrap.wrap(f"{lab.number} {lab.title}", 20)
+    after = f"uses {lab.after}" if lab.after else "stands alone"
     page.parts.append(f'<a href="{link}"{away}>')
     page.box(x, y, BOX, TALL, tone=tone)
     for i, line in enumerate(name):
