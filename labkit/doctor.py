@@ -5,6 +5,7 @@ A check looks at one thing and yields its findings; it is given what it looks at
 give it something wrong. Nothing here changes anything.
 """
 
+import logging
 import os
 import platform
 import shutil
@@ -163,7 +164,7 @@ def port(number=PORT):
             yield Finding(
                 "port",
                 f"{number} is in use, perhaps by a JupyterLab that runs already",
-                f'{Path(sys.executable)} -m jupyter server list, or make lab LAB_ARGS="--port 8899"',
+                f'make lab LAB_ARGS="--port {number + 1}"',
                 stops=False,
             )
 
@@ -194,6 +195,8 @@ def four_bits(native=None, capability=None, machine=None):
     """
     if native is None:
         import torch
+
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises at the import
         from bitsandbytes import cextension
 
         if torch.cuda.is_available():
