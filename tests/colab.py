@@ -1,5 +1,5 @@
 """The setup cell as Colab runs it: an empty folder, a Python that has torch and no labkit, a
-stand-in for google.colab, and a repository on this disk in GitHub's place.
+stand-in for google.colab, and a repository on this disk (file://) in GitHub's place.
 
     python tests/colab.py    # from a bare torch, with the package index: how long does it take?
 
@@ -38,8 +38,10 @@ print("FOUND", json.dumps({"labkit": labkit.__file__, "torch": torch.__file__, "
 """
 
 
-def repository(folder: Path) -> str:
-    """Commit what a package is made of, as it lies here; returns the address for git."""
+def repository(folder: Path) -> dict:
+    """Commit what a package is made of, as it lies here; returns the environment in which git takes
+    this repository for the one on GitHub.
+    """
     for name in ("labkit", "data"):
         skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=skip)
@@ -48,7 +50,11 @@ def repository(folder: Path) -> str:
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", str(folder)]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
         subprocess.run([*git, *words], check=True)
-    return f"git+file://{folder}"
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{folder}.insteadOf",
+        "GIT_CONFIG_VALUE_0": f"https://github.com/{launch.REPOSITORY}",
+    }
 
 
 def environment(folder: Path, bare: bool) -> Path:
@@ -84,12 +90,10 @@ def rehearse(folder: Path, bare: bool = False, cell: str = "") -> dict:
     if not cell:
         cells = nbformat.read(ROOT / "notebooks/00_start_here.ipynb", 4).cells
         cell = next(one.source for one in cells if one.cell_type == "code")
-    github = f"git+https://github.com/{launch.REPOSITORY}"
-    cell = cell.replace(github, repository(source))
-    assert github not in cell and "git+file://" in cell
     hidden = ("PYTHONPATH", "LABKIT_RUNS", "PYTHONHOME", "VIRTUAL_ENV")
     own = {name: value for name, value in os.environ.items() if name not in hidden}
     own |= {"COLAB_NOTEBOOK_ID": "1", "LABKIT_PROFILE": "tiny", "HOME": str(folder)}
+    own |= repository(source)
     if not bare:  # "0" is how pip spells no isolation here: the build finds hatchling as it is
         own |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
     command = [folder / "venv/bin/python", "-m", "IPython", "--no-banner", "--colors=NoColor"]

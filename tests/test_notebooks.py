@@ -72,10 +72,7 @@ def faults(notebook, name: str, size: int = 0) -> list[str]:
         for output in cell.outputs:
             if PLOTLY in output.get("data", {}) and "image/png" not in output["data"]:
                 found.append("a chart has no static picture beside it (make notebooks)")
-    for needed in (
-        *launch.badges(name),
-        "<details>",
-    ):
+    for needed in (*launch.badges(name), "<details>"):
         if needed not in text:
             found.append(f"the text lacks {needed!r}")
     if size > 3e6:
