@@ -1,6 +1,6 @@
 """README's pictures of PPO while it trains and of the film of one question, taken in JupyterLab:
-`python tests/readme_pictures.py`. Some minutes; it needs Chromium and playwright, as the tests of
-the panels do. (The rating panel's: LABKIT_SCREENSHOTS, see test_panel_browser.py.)
+`python tests/readme_pictures.py` (or the name of one). Some minutes; it needs Chromium and
+playwright, as the tests of the panels do. (The panel's: LABKIT_SCREENSHOTS, test_panel_browser.py.)
 """
 
 import sys
@@ -19,7 +19,7 @@ SCENES = {
 from labkit import charts, config, ppo, runs
 profile = config.profile("tiny")
 with runs.start("ppo", config.change(profile.ppo, seed=1), "my-ppo") as run:
-    run.listeners.append(charts.live(run))
+    run.listeners.append(charts.live(run, ["score", "kl", "length", "entropy"]))
     ppo.train(run.config, run)""",
         "step 16/24",
     ),
@@ -46,9 +46,10 @@ def main():
         for place in places:
             place.mkdir()
         with jupyterlab(places[0]) as lab, chromium(places[1]) as browser:
-            for name, (cell, shown) in SCENES.items():
+            for name in sys.argv[1:] or SCENES:
+                cell, shown = SCENES[name]
                 view = View(lab, browser, name, cell.strip())
-                view.page.set_viewport_size({"width": 1000, "height": 980})
+                view.page.set_viewport_size({"width": 1000, "height": 860})
                 view.page.get_by_text(shown).first.wait_for(timeout=900_000)
                 time.sleep(2)  # plotly draws its legend last
                 picture = view.page.locator(".jp-Notebook .jp-CodeCell").first.screenshot()
