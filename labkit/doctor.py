@@ -8,6 +8,7 @@ give it something wrong. Nothing here changes anything.
 import logging
 import os
 import platform
+import shlex
 import shutil
 import socket
 import sys
@@ -20,7 +21,7 @@ from labkit import config, runs
 
 DISK = 2  # GB: runs of the whole series, twice
 PORT = 8888
-PIP = f"{Path(sys.executable)} -m pip install"
+PIP = f"{shlex.quote(sys.executable)} -m pip install"
 WIDGETS = ("@jupyter-widgets/jupyterlab-manager", "anywidget")
 """What JupyterLab needs on its side to show the panels."""
 

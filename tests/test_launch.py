@@ -77,6 +77,14 @@ def test_a_changed_badge_or_setup_cell_is_seen(checkout):
         assert launch.write(checkout) == [page] and page.read_text("utf8") == whole
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_badges_hands_the_address_on():
+    said = subprocess.run(
+        ["make", "-n", "badges", f"REPO={OTHER}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert f"-m labkit.launch {OTHER}\n" in said.stdout
+
+
 def test_nothing_else_depends_on_the_address():
     """Only what `write` writes may hold it: code, tests and builds work before it exists."""
     listed = subprocess.run(
@@ -96,6 +104,27 @@ def test_how_to_cite_is_whole():
     )  # the format's required keys
     assert cited["version"] == labkit.__version__ and cited["license"] == "Apache-2.0"
     assert cited["repository-code"] == f"https://github.com/{launch.REPOSITORY}"
+
+
+def test_readmes_pictures_are_there_and_small():
+    readme = (ROOT / "README.md").read_text("utf8")
+    shown = re.findall(r"^!\[(.+)\]\((?!http)(.+)\)$", readme, re.M)
+    assert {".github/live-ppo.png", ".github/film.png", ".github/panel-light.png"} <= {
+        file for _, file in shown
+    }
+    sizes = [(ROOT / file).stat().st_size for _, file in shown]
+    assert all(1_000 < size < 300_000 for size in sizes) and sum(sizes) < 1_500_000
+    assert all(len(alt.split()) > 5 for alt, _ in shown)
+
+
+def test_readmes_own_links_lead_somewhere():
+    readme = (ROOT / "README.md").read_text("utf8")
+    heads = {
+        re.sub(r"[^\w -]", "", head).replace(" ", "-").lower()
+        for head in re.findall(r"^#+ (.+)$", readme, re.M)
+    }
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", readme):
+        assert link[1:] in heads if link[0] == "#" else (ROOT / link).exists(), link
 
 
 # --- what the notebooks take ---------------------------------------------------------------------

@@ -1,16 +1,16 @@
 """The map of the notebooks: boxes that are links, with what each notebook takes and uses.
 
 It is HTML with an SVG inside, because a page shows image/svg+xml as a picture, which nobody can
-click. Where the drawing is taken out (a notebook that is not trusted yet), its links stay.
+click; and the links in it are HTML's, because JupyterLab fails on an SVG's own. Where the drawing
+is taken out (a notebook that is not trusted yet), the links stay.
 """
 
 import html
-import textwrap
 from dataclasses import dataclass
 
 from labkit import launch
 from labkit.charts.diagrams import BLUE, GREEN, GREY, PURPLE, RED, SIZE, SMALL, WIDE, Picture
-from labkit.charts.look import FONT, PAPER
+from labkit.charts.look import FONT, INK, PAPER
 from labkit.charts.showing import in_colab
 from labkit.charts.tables import table
 
@@ -22,6 +22,10 @@ ROWS = (
     ("What is still open, and what came of it all", PURPLE, "12 13 14"),
 )
 LEFT, TOP, BOX, TALL, GAP, STEP = 14, 12, 184, 100, 12, 146  # pixels
+LINK = (
+    f"display:block;box-sizing:border-box;height:{TALL}px;padding:10px 12px;color:{INK};"
+    f"font-size:{SMALL}px;line-height:1.35;text-decoration:none"
+)
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,13 @@ def box(page, lab, x, y, tone):
     """A notebook's box, whose whole area is a link."""
     link = launch.colab(lab.page) if in_colab() else lab.page
     away = ' target="_blank"' if in_colab() else ""
-    name = textwrap.wrap(f"{lab.number} {lab.title}", 20)
-    after = f"uses {lab.after}" if lab.after else "stands alone"
-    page.parts.append(f'<a href="{link}"{away}>')
+    uses = f"uses {lab.after}" if lab.after else "stands alone"
     page.box(x, y, BOX, TALL, tone=tone)
-    for i, line in enumerate(name):
-        page.words(x + 12, y + 24 + 19 * i, line, SIZE, bold=True)
-    page.words(x + 12, y + 68, lab.costs, SMALL)
-    page.words(x + 12, y + 88, after, SMALL)
-    page.parts.append("</a>")
+    page.parts.append(
+        f'<foreignObject x="{x}" y="{y}" width="{BOX}" height="{TALL}"><a href="{link}"{away}'
+        f' style="{LINK}"><b>{lab.number} {lab.title}</b><br>\n{lab.costs}<br>\n{uses}</a><br>'
+        "</foreignObject>"
+    )
 
 
 def course() -> Course:
