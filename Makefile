@@ -27,7 +27,7 @@ endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install lab test test-code test-plain test-notebooks mutants drift figures run notebooks lint lock clean
+.PHONY: help install lab test test-code test-plain test-notebooks mutants drift figures run notebooks lint lock badges clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -90,12 +90,15 @@ $(READY): requirements.lock requirements.hashes pyproject.toml
 # The lock holds neither torch's CUDA packages (torch asks for its own where they are wanted) nor what only a browser build needs.
 lock: ## for maintainers: resolve requirements.lock again after editing pyproject.toml (needs uv)
 	mkdir -p build && sed '/^[^#]/,$$d' requirements.lock > build/lock.head
-	uv pip compile pyproject.toml --extra dev --extra go --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra lab --extra dev --extra go --universal --python-version 3.11 \
 		--annotation-style line --no-header --quiet --output-file requirements.lock
 	grep -vE '^(nvidia|cuda|triton|httpx2-jsfetch)' requirements.lock | cat build/lock.head - > build/lock
 	mv build/lock requirements.lock
 	sed '/^torch==/d' requirements.lock | uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --quiet --output-file requirements.hashes
+
+badges: $(READY) ## for maintainers: write the repository's address anew wherever it stands (REPO=owner/name)
+	$(BIN) -m labkit.launch $(REPO)
 
 clean: ## remove .venv and build/ (your runs stay)
 	rm -rf $(VENV) build

@@ -1,11 +1,11 @@
-"""The command line: python -m labkit info | run | train | chat | export | ratings | bench.
+"""The command line: python -m labkit info | doctor | run | train | chat | export | ratings | bench.
 
 A verb is a function. tyro makes its options out of its arguments, and those of a stage's settings
 out of the dataclass in config.py and the strings under the fields. It returns its report, a dict,
 or (report, text) where people read more than "key: value" a line. Results go to standard output,
 progress and warnings to standard error; with --json standard output holds one JSON object and
-nothing else. Exit codes: 0 done, 1 a LabError (one line that says what to do), 2 wrong usage,
-130 interrupted.
+nothing else. Exit codes: 0 done, 1 a LabError (one line that says what to do) or what doctor found
+to stop the labs, 2 wrong usage, 130 interrupted.
 
 What is heavy (torch, transformers, plotly) is imported inside the verbs, so that --help and a
 mistyped name answer at once.
@@ -65,7 +65,7 @@ def main(argv=None) -> int:
         text = strict(report)
     if ranks.main():
         print(text)
-    return 0
+    return int(report.get("ok") is False)  # doctor's
 
 
 @contextlib.contextmanager
@@ -240,6 +240,21 @@ def run(seeds: int = 1, base: str = "", ship: bool = False, profile: Profile = N
         f"The whole report: {files}",
     )
     return report, "\n\n".join(filter(None, parts))
+
+
+def doctor():
+    """Look for what would stop the labs on this machine or slow them down, and say the command that
+    mends it. Exit status 1 where something stops them.
+    """
+    from labkit.doctor import doctor as look
+
+    report = look()
+    said = [
+        "{}  {part}: {wrong}\n      → {mend}".format("STOPS" if one["stops"] else "note", **one)
+        for one in report["findings"]
+    ]
+    end = "The labs can run here." if report["ok"] else "The labs can't run here yet."
+    return report, "\n".join([*said, f"{end} (Looked at: {', '.join(report['checked'])}.)"])
 
 
 def train(stage: str):
@@ -763,6 +778,7 @@ def plan(
 
 VERBS = {
     "info": info,
+    "doctor": doctor,
     "plan": plan,
     "run": run,
     "train": {stage.replace("_", "-"): train(stage) for stage in config.STAGES},

@@ -1,6 +1,7 @@
 """The first cell of every notebook: the profile, the device, and whose models it will use."""
 
 import os
+import sys
 import warnings
 
 from labkit import LabError, config, runs, tracebacks
@@ -24,6 +25,10 @@ def setup(seed: int = 0, profile: str = "") -> config.Profile:
     whole notebook, else the one that suits the machine (see config.chosen).
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    if "google.colab" in sys.modules:  # Colab shows no widget that it did not bring unless told to
+        from google.colab import output
+
+        output.enable_custom_widget_manager()
     if profile:
         os.environ["LABKIT_PROFILE"] = profile
     asked, (name, why) = "LABKIT_PROFILE" in os.environ, config.chosen()

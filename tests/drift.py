@@ -117,13 +117,13 @@ def environment(which: str, pins: list[str]) -> Path:
     if which == "oldest":
         subprocess.run([*pip, "uv"], check=True)
         held.write_text(subprocess.check_output(oldest(folder / "bin" / "uv", held), text=True))
-    subprocess.run([*pip, "-c", held, "-e", f"{ROOT}[dev]"], check=True)
+    subprocess.run([*pip, "-c", held, "-e", f"{ROOT}[dev,lab]"], check=True)
     return python
 
 
 def oldest(uv, pins: Path) -> list:
     """The command that prints the oldest versions that pyproject.toml allows together."""
-    lowest = [uv, "pip", "compile", ROOT / "pyproject.toml", "--extra", "dev"]
+    lowest = [uv, "pip", "compile", ROOT / "pyproject.toml", "--extra", "dev", "--extra", "lab"]
     return [*lowest, "--resolution=lowest-direct", "--no-annotate", "--quiet", "-c", pins]
 
 

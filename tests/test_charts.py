@@ -413,11 +413,27 @@ def test_show_outside_a_notebook_prints(capsys):
     assert capsys.readouterr().out == "Lines over step. loss 4.000 → 1.000\n"
 
 
-def test_colab_gets_a_page_that_loads_plotly(notebook, monkeypatch):
+@pytest.fixture
+def colab(monkeypatch):
+    """Colab's page, by the two signs that plotly and we go by."""
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setenv("COLAB_NOTEBOOK_ID", "1")
+
+
+def test_colab_gets_a_page_that_loads_plotly(notebook, colab):
     charts.show(charts.curves(ROWS))
     page = notebook.shown[0][0]["text/html"]
     assert "cdn.plot.ly" in page and '"showSendToCloud": false' in page and len(page) < 60_000
+
+
+@pytest.mark.parametrize("sign", ["its kernel in VS Code", "the variable alone"])
+def test_what_is_not_colabs_page_gets_plotlys_own_format(notebook, colab, monkeypatch, sign):
+    if sign == "the variable alone":
+        monkeypatch.delitem(sys.modules, "google.colab")
+    else:
+        monkeypatch.delenv("COLAB_NOTEBOOK_ID")
+    charts.show(charts.curves(ROWS))
+    assert charts.MIME in notebook.shown[0][0]
 
 
 # --- live ----------------------------------------------------------------------------------------
@@ -438,6 +454,16 @@ def test_live_updates_one_display_in_place(notebook, clock):
         assert content["text/html"].startswith("<svg")
     assert last["text/plain"] == "sft-001 · step 40/40 · 100 % · 10 s · loss 0.025"
     assert len(last[charts.MIME]["data"][0]["x"]) == 40 and "image/png" not in last
+
+
+def test_live_on_colab_ends_with_a_chart_in_an_output_of_its_own(notebook, clock, colab):
+    listener = charts.live(FakeRun("sft-001", []), ["loss"])
+    for clock.time in (1.0, 2.0):
+        listener({"step": int(clock.time), "steps": 2, "loss": clock.time})
+    listener.finish()
+    assert [options for _, options in notebook.shown] == [{"display_id": True}, {}]
+    assert "cdn.plot.ly" in notebook.shown[1][0]["text/html"]
+    assert set(notebook.handle.updates[-1]) == {"text/plain"}
 
 
 def test_live_says_how_long(notebook, clock):

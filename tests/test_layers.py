@@ -17,8 +17,8 @@ from labkit import config
 FOLDER = Path(labkit.__file__).parent
 # A room may import those above it, and its own. In this order the house is read.
 ORDER = (
-    "config ranks reporting runs compat data atlas maths models rollout evals stages charts "
-    "feedback labs checks series tracebacks notebook bench cli"
+    "config ranks reporting runs compat launch data atlas maths models rollout evals stages charts "
+    "feedback labs checks series tracebacks notebook bench doctor cli"
 ).split()
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback")
 HEAVY = (

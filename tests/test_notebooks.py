@@ -16,7 +16,7 @@ import nbformat
 import pytest
 import torch
 
-from labkit import checks
+from labkit import checks, launch
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -72,12 +72,8 @@ def faults(notebook, name: str, size: int = 0) -> list[str]:
         for output in cell.outputs:
             if PLOTLY in output.get("data", {}) and "image/png" not in output["data"]:
                 found.append("a chart has no static picture beside it (make notebooks)")
-    for needed in (
-        f"colab.research.google.com/github/rlhf-labs/rlhf-labs/blob/main/notebooks/{name}",
-        f"labpath=notebooks/{name}",
-        "<details>",
-    ):
-        if needed not in text and needed.replace("labpath=", "urlpath=lab/tree/") not in text:
+    for needed in (*launch.badges(name), "<details>"):
+        if needed not in text:
             found.append(f"the text lacks {needed!r}")
     if size > 3e6:
         found.append(f"the file has {size / 1e6:.1f} MB")

@@ -114,8 +114,8 @@ def test_a_line_that_is_not_portable_is_seen(line):
 
 
 def test_every_direct_dependency_is_a_range_that_holds_its_pin():
-    extras = PROJECT["project"]["optional-dependencies"]["dev"]
-    for line in PROJECT["project"]["dependencies"] + extras:
+    extras = PROJECT["project"]["optional-dependencies"]
+    for line in PROJECT["project"]["dependencies"] + extras["lab"] + extras["dev"]:
         wanted = Requirement(line)
         (pin,) = LOCK[canonicalize_name(wanted.name)].specifier
         assert pin.version in wanted.specifier and "==" not in line, line
@@ -129,13 +129,33 @@ def test_conda_and_binder_install_the_lock():
     python, *rest = yaml.safe_load(text_of(ROOT / "environment.yml"))["dependencies"]
     assert python.removeprefix("python=") in supported
     assert rest == ["pip", {"pip": ["-r requirements.lock", "-e ."]}]
-    binder, post_build = ROOT / "binder", ROOT / "binder/postBuild"
-    assert read_pins(binder / "requirements.txt") == LOCK
-    assert "--extra-index-url https://download.pytorch.org/whl/cpu" in text_of(
-        binder / "requirements.txt"
-    )
+    binder = ROOT / "binder"
+    assert lines_of(binder / "requirements.txt") == [
+        "--extra-index-url https://download.pytorch.org/whl/cpu",
+        "-c ../requirements.lock",
+        "-e .[lab,go]",
+    ]
     assert text_of(binder / "runtime.txt").strip().removeprefix("python-") in supported
-    assert "--no-deps" in text_of(post_build) and post_build.stat().st_mode & stat.S_IXUSR
+    # Any other file there (an environment.yml, a Dockerfile) would be built instead.
+    assert {file.name for file in binder.iterdir()} == {"requirements.txt", "runtime.txt"}
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file of pip's without comments."""
+    found = (line.split("#", 1)[0].strip() for line in path.read_text("utf8").splitlines())
+    return [line for line in found if line]
+
+
+def test_the_dev_container_is_that_of_make():
+    """It has no pins of its own: `make install` in a container of a Python that we support."""
+    text = text_of(ROOT / ".devcontainer/devcontainer.json")
+    about = json.loads("\n".join(line for line in text.splitlines() if line[:2] != "//"))
+    python = re.fullmatch(r"mcr\.microsoft\.com/devcontainers/python:(3\.\d+)-\w+", about["image"])
+    assert python[1] in Requirement(f"python{PROJECT['project']['requires-python']}").specifier
+    assert about["postCreateCommand"] == "make install"
+    assert about["containerEnv"]["PIP_EXTRA_INDEX_URL"].endswith("/whl/cpu")
+    for opened in about["customizations"]["codespaces"]["openFiles"]:
+        assert (ROOT / opened).exists()
 
 
 def test_this_environment_is_the_lock_and_lacks_nothing():

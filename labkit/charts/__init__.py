@@ -5,6 +5,7 @@ when the first figure is made.
 """
 
 from labkit.charts.board import Dashboard, dashboard
+from labkit.charts.course import course
 from labkit.charts.figures import areas, bands, bars, calibration, curves, heat, histogram
 from labkit.charts.forest import forest
 from labkit.charts.progress import Live, live
@@ -21,6 +22,7 @@ __all__ = [
     "bars",
     "bundle",
     "calibration",
+    "course",
     "curves",
     "dashboard",
     "forest",

@@ -2,6 +2,7 @@
 never as HTML with a 4 MB library inside. With LABKIT_STATIC_CHARTS=1 a picture goes along.
 """
 
+import os
 import sys
 
 from labkit.charts import pictures
@@ -65,7 +66,10 @@ def in_notebook() -> bool:
 
 
 def in_colab() -> bool:
-    return "google.colab" in sys.modules
+    """Whether Colab's page is what shows the charts. A Colab kernel may also serve another front
+    end (VS Code), which draws plotly's own JSON: by this variable plotly tells them apart.
+    """
+    return "google.colab" in sys.modules and "COLAB_NOTEBOOK_ID" in os.environ
 
 
 def display(content, **options):

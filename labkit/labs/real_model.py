@@ -155,6 +155,6 @@ def costs(record: dict) -> list[dict]:
     stages |= {f"reward model, {judge}": record["judges"][judge] for judge in JUDGES}
     stages |= {f"PPO, {judge}": record["policies"][judge] for judge in JUDGES}
     return [
-        {"stage": name, "seconds": round(one["seconds"]), "GB": one["peak_bytes"] / 1e9}
+        {"stage": name, "seconds": round(one["trained"]), "GB": one["peak_bytes"] / 1e9}
         for name, one in stages.items()
     ]

@@ -160,7 +160,8 @@ def probe(players, answers, update: int) -> dict:
 
 
 def cost(run: runs.Run) -> dict:
-    return {"run": run.name} | {key: run.info[key] for key in ("seconds", "peak_bytes")}
+    """Of the stage alone: a job's own seconds hold the answers after it, too."""
+    return {"run": run.name, "trained": run.info["seconds"], "peak_bytes": run.info["peak_bytes"]}
 
 
 # --- all of them together ------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def measure(plan: Plan, workers: int = 0) -> dict:
 def record(plan: Plan) -> dict:
     """What the jobs found, for the notebooks: {"profile", "base", "seeds", "before": answers,
     "taught": {way: a row a seed}, "pairs", "judges" and "policies": {rater: row}, "versions"}, each
-    row with the seconds and peak bytes of its stage, numbers to four digits.
+    row with the seconds ("trained") and peak bytes of its stage, numbers to four digits.
     """
     ways = {
         way: [plan.found(f"taught-{seed}-{i}") for seed in range(plan.seeds)]

@@ -5,7 +5,7 @@ what it is for, and whose terms hold.
 import re
 from pathlib import Path
 
-from labkit import LabError, runs
+from labkit import LabError, launch, runs
 from labkit.models.base import base_of
 
 TAG = "rlhf-labkit"
@@ -49,7 +49,7 @@ def card(run, form: str) -> str:
     )
     parts = {
         "": f"# {run.name}\n\nMade by the stage `{run.stage}` of [RLHF"
-        f" Labs](https://github.com/rlhf-labs/rlhf-labs)"
+        f" Labs](https://github.com/{launch.REPOSITORY})"
         + (f" from the base `{base}`." if base else "."),
         "Data": _data(run, source),
         "Metrics": _table(run.evaluation, "on held-out data"),
