@@ -51,7 +51,8 @@ def printed(name: str, folder: Path = ROOT / "notebooks") -> list[dict]:
 
     tolerance: 0 where `make test` compares the cell's output, null where it speaks of the machine.
     """
-    cells = nbformat.read(folder / f"{name}.ipynb", 4).cells
+    [file] = folder.rglob(f"{name}.ipynb")
+    cells = nbformat.read(file, 4).cells
     found = []
     for claim, line in CLAIMED[name]:
         [cell] = [c for c in cells if c.cell_type == "code" and line in c.source]
