@@ -66,7 +66,7 @@ TRAINED_IN = {"pretrain": "01", "sft": "02", "reward": "06", "ppo": "07", "dpo":
 """The notebook that trains a stage."""
 
 LABS = (
-    Lab("00_start_here", "start here", 2, 1.5, "sft ppo dpo"),
+    Lab("00_start_here", "start here", 1, 0.7, "sft ppo dpo"),
     Lab("01_pretraining", "pre-training", 2, 1.2),
     Lab("02_instruction_tuning", "instruction tuning", 2, 1.2, "pretrain"),
     Lab("03_reinforcement_learning", "reinforcement learning", 1, 0.5),

@@ -1,7 +1,8 @@
 """The setup cell as Colab runs it: an empty folder, a Python that has torch and no labkit, a
 stand-in for google.colab, and a repository on this disk (file://) in GitHub's place.
 
-    python tests/colab.py    # from a bare torch, with the package index: how long does it take?
+    python tests/colab.py               # from a bare torch, with the package index: how long?
+    python tests/colab.py peft plotly   # the same, where these are there, too
 
 tests/test_launch.py runs it without the index, where all but labkit is there.
 """
@@ -57,17 +58,16 @@ def repository(folder: Path) -> dict:
     }
 
 
-def environment(folder: Path, bare: bool) -> Path:
-    """A Python without labkit; returns its site-packages. `bare`: with pip, IPython and torch
-    alone, from the index. Else it sees what is installed here (the lines of a .pth file are not
-    read for more of them, and labkit is here by such a line).
+def environment(folder: Path, there: list | None) -> Path:
+    """A Python without labkit; returns its site-packages. there: packages that it has, from the
+    index. None: it sees what is installed here (the lines of a .pth file are not read for more of
+    them, and labkit is here by such a line).
     """
-    venv.create(folder, with_pip=bare)
+    venv.create(folder, with_pip=there is not None)
     [site] = folder.glob("lib/python*/site-packages")
     paths = [str(folder / "stand-in")]
-    if bare:
-        python = folder / "bin/python"
-        subprocess.run([python, "-m", "pip", "install", "-q", "torch", "ipython"], check=True)
+    if there is not None:
+        subprocess.run([folder / "bin/python", "-m", "pip", "install", "-q", *there], check=True)
     else:
         paths.append(sysconfig.get_paths()["purelib"])
     (site / "beside.pth").write_text("\n".join(paths))
@@ -78,15 +78,15 @@ def environment(folder: Path, bare: bool) -> Path:
     return site
 
 
-def rehearse(folder: Path, bare: bool = False, cell: str = "") -> dict:
+def rehearse(folder: Path, there: list | None = None, cell: str = "") -> dict:
     """Run the setup cell of a notebook (or this one) in an empty folder; returns what THEN found,
     the `seconds`, and what was `installed` beside what was there.
     """
     source, content = folder / "repository", folder / "content"
     content.mkdir()
     source.mkdir()
-    site = environment(folder / "venv", bare)
-    there = set(site.glob("*.dist-info"))
+    site = environment(folder / "venv", there)
+    before = set(site.glob("*.dist-info"))
     if not cell:
         cells = nbformat.read(ROOT / "notebooks/00_start_here.ipynb", 4).cells
         cell = next(one.source for one in cells if one.cell_type == "code")
@@ -94,7 +94,7 @@ def rehearse(folder: Path, bare: bool = False, cell: str = "") -> dict:
     own = {name: value for name, value in os.environ.items() if name not in hidden}
     own |= {"COLAB_NOTEBOOK_ID": "1", "LABKIT_PROFILE": "tiny", "HOME": str(folder)}
     own |= repository(source)
-    if not bare:  # "0" is how pip spells no isolation here: the build finds hatchling as it is
+    if there is None:  # "0" is how pip spells no isolation here: the build finds hatchling as it is
         own |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
     command = [folder / "venv/bin/python", "-m", "IPython", "--no-banner", "--colors=NoColor"]
     begun = time.perf_counter()
@@ -108,13 +108,13 @@ def rehearse(folder: Path, bare: bool = False, cell: str = "") -> dict:
     took = time.perf_counter() - begun
     found = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
     assert found, done.stdout[-3000:] + done.stderr[-3000:]
-    new = sorted(one.name.split("-")[0] for one in set(site.glob("*.dist-info")) - there)
+    new = sorted(one.name.split("-")[0] for one in set(site.glob("*.dist-info")) - before)
     return json.loads(found[0][6:]) | {"seconds": took, "installed": new, "said": done.stdout}
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        seen = rehearse(Path(scratch).resolve(), bare=True)
-    print(f"{seen['seconds']:.0f} s for {len(seen['installed'])} packages beside torch")
+        seen = rehearse(Path(scratch).resolve(), ["torch", "ipython", *sys.argv[1:]])
+    print(f"{seen['seconds']:.0f} s for {len(seen['installed'])} packages")
     print(*seen["installed"])
     sys.exit("torch" in seen["installed"] or not seen["told"])

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import labkit
-from labkit import LabError, launch
+from labkit import LabError, charts, launch
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -151,6 +151,13 @@ def test_the_table_names_what_is_there():
     assert [lab.page for lab in launch.LABS] == [page.name for page in NOTEBOOKS]
     readme = (ROOT / "README.md").read_text("utf8")
     assert [row[1] for row in launch.ROW.findall(readme)] == [lab.file for lab in launch.LABS]
+
+
+def test_notebook_00_shows_the_map_as_it_is_drawn():
+    """Else: run it again (make notebooks NOTEBOOKS=notebooks/00_start_here.ipynb)."""
+    cells = nbformat.read(NOTEBOOKS[0], 4).cells
+    [shown] = [one.outputs[0].data for one in cells if one.source.endswith("charts.course()")]
+    assert shown == charts.course()._repr_mimebundle_()
 
 
 def asked_for(page: Path) -> set[str]:
