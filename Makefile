@@ -65,6 +65,7 @@ notebooks: $(READY) ## execute the notebooks again and save their outputs (NOTEB
 	$(REPEATABLE) LABKIT_STATIC_CHARTS=1 $(BIN) -m jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=900 \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+	$(BIN) tests/saved.py $(NOTEBOOKS)
 
 lint: $(READY) ## check style and formatting
 	$(BIN) -m ruff check labkit tests data/build.py
