@@ -98,11 +98,25 @@ def test_panels_are_legible_and_named(lab, browser):  # noqa: F811
     view.page.close()
 
 
+FOCUSED = """() => {
+  const at = document.activeElement, ring = getComputedStyle(at.querySelector('span') ?? at);
+  return at.closest('.labkit-go') && ring[at.querySelector('span') ? 'boxShadow' : 'outlineStyle']
+    != 'none';
+}"""
+"""Whether what has the focus on the board has a ring: a point about its stone, a button its own."""
+
+
 def test_the_board_is_legible_and_named(lab, browser):  # noqa: F811
     view = Board(lab, browser, "go-looks", CELL)
     view.point("c3").click()
     for theme in themes(view):
         assert faults(view.page, ".labkit-go") == [], theme
+        view.point("c3").focus()
+        for key in ("ArrowRight", "Tab"):  # a point, then a button
+            view.page.keyboard.press(key)
+            assert view.page.evaluate(FOCUSED), (theme, key)
+    view.page.add_style_tag(content=".labkit-go * { outline: none !important; }")
+    assert not view.page.evaluate(FOCUSED)
     view.page.close()
 
 
@@ -137,7 +151,9 @@ CHARTS = """() => [...document.querySelectorAll('.plot-img')]
   .map((e) => e.dispatchEvent(new MouseEvent('mouseenter'))).length"""
 """The pictures of charts become charts, as under a mouse."""
 ROLLED = """() => [...document.querySelectorAll('.jp-RenderedPlotly')]
-  .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.innerText.slice(0, 80))"""
+  .filter((e) => e.scrollWidth > e.clientWidth + 1 && e.layout?.width === undefined)
+  .map((e) => e.innerText.slice(0, 80))"""
+"""Charts wider than their place; tokens in a row have a width of their own, and roll."""
 TALL = """() => 300 + Math.max(...[...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')]
   .map((e) => e.scrollHeight))"""
 TO_ITS_END = """() => [...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')]
