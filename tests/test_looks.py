@@ -156,8 +156,8 @@ ROLLED = """() => [...document.querySelectorAll('.jp-RenderedPlotly')]
 """Charts wider than their place; tokens in a row have a width of their own, and roll."""
 TALL = """() => 300 + Math.max(...[...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')]
   .map((e) => e.scrollHeight))"""
-TO_ITS_END = """() => [...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')]
-  .filter((e) => e.scrollHeight > 16000).forEach((e) => e.scrollTo(0, e.scrollHeight))"""
+TO_ITS_REST = """() => [...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')]
+  .filter((e) => e.scrollHeight > 16000).forEach((e) => e.scrollTo(0, 15000))"""
 HIGHEST = 16_000  # px that Chromium draws at once
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SOME = NOTEBOOKS if SLOW else ["00_start_here", "07_ppo"]
@@ -212,8 +212,8 @@ def test_a_saved_notebook_can_be_read(saved, browser, app, name):  # noqa: F811
                 kept = Path(PICTURES, f"{name}-{app}-{theme.lower()}-{width}.png")
                 kept.write_bytes(picture)
                 if tall > HIGHEST:
-                    page.evaluate(TO_ITS_END)
-                    page.screenshot(path=kept.with_stem(f"{kept.stem}-end"))
+                    page.evaluate(TO_ITS_REST)
+                    page.screenshot(path=kept.with_stem(f"{kept.stem}-rest"))
     charts = page.evaluate(CHARTS)
     page.wait_for_function(
         f"() => document.querySelectorAll('.jp-RenderedPlotly .main-svg').length >= {charts}"
