@@ -580,9 +580,14 @@ def read(path: str, stage: str) -> dict:
     """
     import yaml  # JSON is YAML, too
 
+    file = expanded(path)
     try:
-        found = yaml.safe_load(expanded(path).read_text("utf8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        if file.exists() and not file.is_file():
+            raise ValueError("it is no plain file")
+        if file.exists() and file.stat().st_size > 1e6:
+            raise ValueError("it is far too long for settings")
+        found = yaml.safe_load(file.read_text("utf8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise LabError(
             f"The settings in {path!r} can't be read ({reason}). Name a file of JSON or YAML."
