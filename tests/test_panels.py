@@ -305,7 +305,7 @@ def test_two_tabs_ask_one_rater_once(store, chosen):
 
 
 def test_the_kernel_answers_a_click(store):
-    (keys,) = (one for one in tree(rate(PAIRS, store=store).widget) if type(one) is panels.Keys)
+    (keys,) = (one for one in tree(rate(PAIRS, store=store).widget) if isinstance(one, panels.Keys))
     keys.asked = 3
     assert keys.heard == 3
 
