@@ -475,8 +475,8 @@ ODD = """
 import time
 from labkit import LabError, config, data, runs, stages
 from labkit.feedback import Feedback, Store
-past = time.time() - 30 * 365 * 86_400
-time.time = lambda: past
+now = time.time
+time.time = lambda: now() - 30 * 365 * 86_400
 store = Store()
 store.add(Feedback("台灣？", ("玉山", "泰山"), "pair", 0))
 print(store.load(store.export("out 出 📦")["ratings"]), len(store))
