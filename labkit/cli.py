@@ -43,6 +43,8 @@ def main(argv=None) -> int:
     if argv == ["--version"]:
         print(f"rlhf-labkit {__version__}")
         return 0
+    if any("\ud800" <= c <= "\udfff" for word in argv for c in word):
+        return fail("The command line holds bytes that are no UTF-8. Write it in UTF-8.")
     command = parse(argv)
     try:
         with spoken(command.json):
@@ -56,10 +58,8 @@ def main(argv=None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        return fail(
-            f"{error.filename} can't be used ({error.strerror}). Choose another place, or set"
-            " LABKIT_RUNS to a folder of yours."
-        )
+        said = f"{error.filename} can't be used ({error.strerror}). Choose another place, or set"
+        return fail(LabError(f"{said} LABKIT_RUNS to a folder of yours."))  # of a readable length
     if command.json:
         with contextlib.suppress(AttributeError):
             sys.stdout.reconfigure(encoding="utf8")

@@ -112,6 +112,8 @@ class Checked:
             kind, must = _TYPES[f.type]
             value = getattr(self, f.name)
             self._must(f.name, must, isinstance(value, kind) and not isinstance(value, bool))
+            whole = f.type is not str or not any("\ud800" <= c <= "\udfff" for c in value)
+            self._must(f.name, "text without half a character (a lone surrogate)", whole)
         for names, must, holds in _RULES:
             for name in names.split():
                 if hasattr(self, name):

@@ -72,6 +72,7 @@ REFUSED = [
     ((config.Pretrain,), "layers", (10**9,), "at most 1,000"),
     (ADAPTED, "lora_r max_prompt_tokens", (10**9,), "at most 1,000,000"),
     ((config.Sft, config.Dpo), "batch_size", (10**12,), "at most 1,000,000"),
+    ((config.Sft,), "data policy", ("half \udcff",), "text without half a character"),
     ((config.Sft,), "examples", (10**12,), "at most 10,000,000"),
     ((config.Sft,), "epochs learning_rate", (float("inf"),), "finite"),
 ]
