@@ -27,7 +27,7 @@ endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install lab test test-code test-plain test-notebooks mutants drift figures run notebooks lint lock badges clean
+.PHONY: help install lab test test-code test-plain test-notebooks faults mutants drift figures run notebooks lint lock badges clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ test-plain: $(READY) ## run the wiring and maths tests as on a processor without
 test-notebooks: $(READY) ## run the notebooks and compare their marked cells (NOTEBOOKS=... picks some)
 	$(REPEATABLE) $(BIN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		--nbval-sanitize-with=tests/nbval.cfg $(if $(NOTEBOOKS),$(NOTEBOOKS),notebooks) $(PYTEST_ARGS)
+
+faults: $(READY) ## try every fault of tests/faults.md in full: tried, survived, bytes lost (half an hour)
+	$(BIN) tests/faults.py
 
 mutants: $(READY) ## cross every wire of the learning code in turn, and show the test that notices
 	$(BIN) tests/mutants.py

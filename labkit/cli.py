@@ -14,6 +14,7 @@ mistyped name answer at once.
 import contextlib
 import functools
 import json
+import math
 import os
 import sys
 from dataclasses import asdict, dataclass, fields, make_dataclass
@@ -42,6 +43,8 @@ def main(argv=None) -> int:
     if argv == ["--version"]:
         print(f"rlhf-labkit {__version__}")
         return 0
+    if any("\ud800" <= c <= "\udfff" for word in argv for c in word):
+        return fail("The command line holds bytes that are no UTF-8. Write it in UTF-8.")
     command = parse(argv)
     try:
         with spoken(command.json):
@@ -55,10 +58,8 @@ def main(argv=None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        return fail(
-            f"{error.filename} can't be used ({error.strerror}). Choose another place, or set"
-            " LABKIT_RUNS to a folder of yours."
-        )
+        said = f"{error.filename} can't be used ({error.strerror}). Choose another place, or set"
+        return fail(LabError(f"{said} LABKIT_RUNS to a folder of yours."))  # of a readable length
     if command.json:
         with contextlib.suppress(AttributeError):
             sys.stdout.reconfigure(encoding="utf8")
@@ -270,6 +271,7 @@ def train(stage: str):
     ):
         named = config.read(settings_file, stage) if settings_file else {}
         named |= given(settings)
+        config.refuse_idle(stage, named)
         if resume:
             begin = runs.resume(resume, **named)
         else:
@@ -313,8 +315,10 @@ def chat(
         seed: Makes a sampled answer repeatable.
     """
     talker, asked = speaker(run), " ".join(prompt)
-    if temperature is not None and temperature < 0:
-        raise LabError(f"--temperature is {temperature:g}, but it must be 0 or more.")
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise LabError(f"--temperature is {temperature:g}, but it must be a number, 0 or more.")
+    if seed is not None and not 0 <= seed < config.SEEDS:
+        raise LabError(f"--seed is {seed}, but it must be between 0 and {config.SEEDS - 1}.")
     from labkit import models
     from labkit.charts.tables import visible
 
@@ -428,7 +432,7 @@ def opened(store: str):
     """The store to read from. A verb that only looks makes none."""
     from labkit.feedback import Store
 
-    path = Path(store or runs.root() / "feedback.sqlite").expanduser()
+    path = config.expanded(store or runs.root() / "feedback.sqlite")
     if not path.exists():
         raise LabError(
             f"There are no ratings yet: {path} is not there. Rate something in notebook 05, or"
@@ -500,6 +504,17 @@ def ratings_import(source: Positional[str], store: At = ""):
     kept = Store(store)
     report = {"new": kept.load(source), "count": len(kept), "store": str(kept.path)}
     return report, f"{report['new']:,} new ratings; {kept.path} now holds {report['count']:,}."
+
+
+def ratings_rescue(store: At = ""):
+    """Make a damaged store whole again with all that can still be read; a copy stays as it was."""
+    from labkit.feedback.rescue import rescue
+
+    report = rescue(store)
+    return report, (
+        f"{report['rescued']:,} ratings are in {report['store']}, {report['unreadable']:,} could"
+        f" not be read; the damaged file is kept as {report['copy']}."
+    )
 
 
 def ratings_agreement(store: At = "", rater: Rater = None, mode: Mode = None):
@@ -788,6 +803,7 @@ VERBS = {
         "list": ratings_list,
         "export": ratings_export,
         "import": ratings_import,
+        "rescue": ratings_rescue,
         "agreement": ratings_agreement,
     },
     "bench": {

@@ -480,7 +480,7 @@ def elsewhere(name: str) -> bool:
     if (root() / name / "run.json").exists() or name.startswith("shipped/"):
         return False
     is_id = name == "smollm2" or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
-    return bool(is_id) or Path(name).expanduser().is_dir()
+    return bool(is_id) or config.expanded(name).is_dir()
 
 
 def policy(name: str = "", base: str = "") -> Run:

@@ -325,6 +325,34 @@ def test_chat_answers_one_prompt(sft_home, capsys):
     assert isinstance(report["answer"], str)
 
 
+def test_a_temperature_or_a_seed_that_is_none_is_told(sft_home, capsys):
+    for words in ("--temperature nan", "--temperature inf", "--temperature -1"):
+        assert "it must be a number, 0 or more" in told(capsys, "chat", "Hi", *words.split())
+    for seed in ("-1", str(2**32), str(10**30)):
+        assert "between 0 and 4294967295" in told(capsys, "chat", "Hi", "--seed", seed)
+
+
+def test_sizes_beyond_the_machine_are_told_before_anything_is_allocated(sft_home, capsys):
+    huge = {"lora-r": "sft", "vocab-size": "pretrain", "seed": "kto", "batch-size": "dpo"}
+    for option, stage in huge.items():
+        said = told(capsys, "train", stage, f"--{option}", "99999999999")
+        assert option.replace("-", "_") in said and "it must be" in said
+    assert "no matrix of this base has a rank above" in told(
+        capsys, "train", "sft", "--base", "tiny-base", "--lora-r", "999999"
+    )
+    assert "would not be heeded" in told(capsys, "train", "dpo", "--lora-r", "64")
+    assert "can't be a path here" in told(capsys, "train", "sft", "--data", "~nosuchuser/x.jsonl")
+    assert "can't be a path here" in told(capsys, "ratings", "list", "--store", "~nosuchuser/x")
+
+
+def test_a_damaged_store_is_rescued(rated, capsys):
+    path = runs.root() / "feedback.sqlite"
+    assert "is whole: there is nothing to rescue" in told(capsys, "ratings", "rescue")
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 4096)
+    assert "python -m labkit ratings rescue" in told(capsys, "ratings", "list")
+
+
 def test_chat_loop(sft_home, capsys, monkeypatch):
     from labkit import rollout
 

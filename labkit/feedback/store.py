@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from labkit import LabError, data, runs
+from labkit.config import expanded
 from labkit.data import rows
 from labkit.data.rows import Pair, Rating
 
@@ -192,7 +193,7 @@ class Store:
     """
 
     def __init__(self, path=None):
-        self.path = Path(path or runs.root() / "feedback.sqlite").expanduser().absolute()
+        self.path = expanded(path or runs.root() / "feedback.sqlite").absolute()
         self._lock = threading.RLock()  # a notebook's callbacks may come from another thread
         self._inode = 0
         with self._told(), contextlib.ExitStack() as on_failure:
@@ -202,6 +203,9 @@ class Store:
             on_failure.callback(self._db.close)
             self._prepare()
             switch_to_wal(self._db)
+            fault = " ".join(self._db.execute("PRAGMA quick_check(1)").fetchone()[0].split())
+            if fault != "ok":
+                raise LabError(f"{self.path}: {DAMAGED.format(reason=fault)}")
             self._inode = inode(self.path)
             on_failure.pop_all()
 
@@ -234,6 +238,14 @@ class Store:
         many = [named(one) for one in many]
         with self._transaction() as db:
             return insert(db, many)
+
+    def judged(self, one: Feedback) -> int:
+        """How often this rater has judged this prompt with these responses in this mode, wherever
+        that was asked.
+        """
+        same = "prompt = :prompt AND responses = :responses"
+        asked = {"prompt": one.prompt, "responses": json.dumps(one.responses, ensure_ascii=False)}
+        return self._select("count(*)", one.rater, one.mode, same, **asked)[0][0]
 
     def undo(self, rater: str | None = None) -> Feedback | None:
         """Take back the newest judgement (of one rater) and return it; None where there is none. It
@@ -300,11 +312,17 @@ class Store:
 
         source: our ratings.jsonl, preferences (text, messages or hh-rlhf's whole dialogues),
         thumbs, PandaLM's file (its three annotators are three raters), or a Hub data set of these
-        forms. Raises LabError that names the lines which can't be used.
+        forms. Raises LabError that names the lines which can't be used, also those that say
+        something else than the rating which has their id.
         """
-        seen = Counter()
-        found = data.load(str(source), lambda row: [recognised(one, seen) for one in in_row(row)])
-        return self.extend(one for row in found for one in row)
+        with self._lock, self._told():
+            every = self._db.execute(f"SELECT {COLUMNS} FROM feedback").fetchall()
+        known, seen = {one.id: one for one in map(self._read, every)}, Counter()
+
+        def read(row):
+            return [fitting(recognised(one, seen), known) for one in in_row(row)]
+
+        return self.extend(one for row in data.load(str(source), read) for one in row)
 
     # --- SQLite ---
 
@@ -331,7 +349,7 @@ class Store:
         """The connection, inside a transaction that is on disk when the block ends and has left no
         trace when it fails.
         """
-        with self._lock, self._told():
+        with self._lock, self._told(UNSAVED):
             if self._inode and self._inode != inode(self.path):
                 raise LabError(
                     f"{self.path} was deleted or replaced while it was open, so nothing was saved."
@@ -345,10 +363,10 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-    def _select(self, columns: str, rater=None, mode=None) -> list[tuple]:
+    def _select(self, columns: str, rater=None, mode=None, more="TRUE", **values) -> list[tuple]:
         with self._lock, self._told():
-            query = f"SELECT {columns} FROM feedback WHERE {WANTED} ORDER BY number"
-            return self._db.execute(query, {"rater": rater, "mode": mode}).fetchall()
+            query = f"SELECT {columns} FROM feedback WHERE {WANTED} AND {more} ORDER BY number"
+            return self._db.execute(query, {"rater": rater, "mode": mode} | values).fetchall()
 
     def _read(self, row) -> Feedback:
         """A row of the table, in the order of COLUMNS."""
@@ -358,12 +376,14 @@ class Store:
         except (LabError, ValueError, TypeError) as error:
             raise LabError(
                 f"{self.path} is damaged: its rating {found['id']!r} can't be read ({error})."
-                " Restore a copy of it."
+                f" {MEND}"
             ) from error
 
     @contextlib.contextmanager
-    def _told(self):
-        """SQLite's and the system's errors as one sentence that says what to do."""
+    def _told(self, lost=""):
+        """SQLite's and the system's errors as one sentence that says what to do. lost: what an
+        error means for the work at hand.
+        """
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -371,21 +391,23 @@ class Store:
             name = getattr(error, "sqlite_errorname", None) or f"errno {number}"
             advice = next(advice for starts, advice in ADVICE.items() if name.startswith(starts))
             reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-            raise LabError(f"{self.path}: {advice.format(reason=reason)}") from error
+            raise LabError(f"{self.path}: {advice.format(reason=reason, lost=lost)}") from error
 
 
-UNSAVED = "so this was not saved; all that was saved before is safe"
+UNSAVED = ", so this was not saved; all that was saved before is safe"
+MEND = (
+    "Nothing in it was changed. python -m labkit ratings rescue keeps a copy and makes a store of"
+    " all that can still be read."
+)
+DAMAGED = f"The store is damaged ({{reason}}). {MEND}"
 ADVICE = {  # by the beginning of SQLite's name for an error
-    ("SQLITE_FULL", "errno 28"): f"The disk is full, {UNSAVED}. Free some space and do it again.",
-    "SQLITE_IOERR": f"The disk refused ({{reason}}), {UNSAVED}. Check it and do it again.",
+    ("SQLITE_FULL", "errno 28"): "The disk is full{lost}. Free some space and do it again.",
+    "SQLITE_IOERR": "The disk refused ({reason}){lost}. Check it and do it again.",
     "SQLITE_BUSY": (
-        f"Another program has kept the store locked for {WAIT} s, {UNSAVED}. Close it and do it"
-        " again."
+        f"Another program has kept the store locked for {WAIT} s{{lost}}. Close it and do it again."
     ),
-    "SQLITE_READONLY": f"The file can't be written, {UNSAVED}. Change its permissions.",
-    ("SQLITE_CORRUPT", "SQLITE_NOTADB"): (
-        "The store is damaged ({reason}). Restore a copy of it, or name another file."
-    ),
+    "SQLITE_READONLY": "The file can't be written{lost}. Change its permissions.",
+    ("SQLITE_CORRUPT", "SQLITE_NOTADB"): DAMAGED,
     "": "It can't be used as a store ({reason}). Name another file.",
 }
 
@@ -493,6 +515,17 @@ def in_row(row: dict) -> list[Feedback]:
         return [Feedback(one.prompt, (one.response,), "thumb", one.label, rater=rater)]
     pair = rows.pair(row)
     return [Feedback(pair.prompt, (pair.chosen, pair.rejected), "pair", 0, rater=rater)]
+
+
+def fitting(one: Feedback, known: dict) -> Feedback:
+    """A judgement whose id is new, or is that of the same one: else it would go under unseen."""
+    other = known.setdefault(one.id, one)
+    if replace(one, time=one.time or other.time) != other:
+        raise rows.Bad(
+            f'has the "id" {one.id!r:.60} of a rating that says something else. Take the id away to'
+            " import both"
+        )
+    return one
 
 
 def recognised(one: Feedback, seen: Counter) -> Feedback:

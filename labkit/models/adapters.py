@@ -11,6 +11,7 @@ from torch import nn
 
 from labkit import LabError, ranks, runs
 from labkit.compat import quiet, same_gradients
+from labkit.config import expanded
 from labkit.models import smollm2
 from labkit.models.base import (
     ADAPTER,
@@ -33,6 +34,13 @@ def add_lora(model, cfg, name: str = "default"):
     """
     from peft import LoraConfig, get_peft_model
 
+    matrices = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    most = max(min(layer.in_features, layer.out_features) for layer in matrices)
+    if cfg.lora_r > most:
+        raise LabError(
+            f"lora_r is {cfg.lora_r:,}, but no matrix of this base has a rank above {most:,}. Lower"
+            " lora_r."
+        )
     lora = LoraConfig(
         r=cfg.lora_r,
         lora_alpha=cfg.lora_alpha,
@@ -106,7 +114,7 @@ def load_elsewhere(name: str):
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import find_adapter_config_file
 
-    path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    path = str(expanded(name)) if expanded(name).is_dir() else name
     adapter = None if name == smollm2.NAME else find_adapter_config_file(path)
     if adapter is None:
         base = resolve_base(path)

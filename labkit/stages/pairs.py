@@ -4,6 +4,7 @@ prompt.
 
 import sys
 from collections import Counter
+from dataclasses import replace
 
 from labkit import LabError, data, models, ranks, rollout, runs
 from labkit.data import chat
@@ -90,9 +91,12 @@ def split_pairs(tokenizer, pairs, cfg, fraction: float) -> tuple[list[dict], lis
 
 
 def with_short_prompts(tokenizer, records: list, cfg, kind: str) -> list:
-    """The records whose prompt has at most cfg.max_prompt_tokens; standard error says how many have
+    """The records whose prompt has at most cfg.max_prompt_tokens, dialogues from the turn on that
+    fits (chat.ending); standard error says of how many that is not the whole, and how many have
     more. LabError where all have. kind: what to call them.
     """
+    prompts = chat.endings(tokenizer, [one.prompt for one in records], cfg.max_prompt_tokens)
+    records = [replace(one, prompt=prompt) for one, prompt in zip(records, prompts)]
     fitting = [
         record
         for record in records
