@@ -312,7 +312,8 @@ def installed(monkeypatch, bf16: bool = True):
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with monkeypatch.context() as patch, _Mode():
-            patch.setattr(runs, "device", lambda: torch.device("cuda"))
+            for module in (runs, runs.process):
+                patch.setattr(module, "device", lambda: torch.device("cuda"))
             patch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
             patch.setattr(torch.autograd, "_engine_run_backward", backward)
             patch.setattr(PartialState, "default_device", property(lambda self: CUDA))

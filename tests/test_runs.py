@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from labkit import LabError, config, runs
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(
-        runs, "data_folder", lambda: tmp_path / "data"
+        runs.shelf, "data_folder", lambda: tmp_path / "data"
     )  # nothing shipped, unless a test puts it there
     return tmp_path / "runs"
 
@@ -290,7 +291,7 @@ def test_seed_everything():
 
     def draw():
         runs.seed_everything(7)
-        return runs.random.random(), numpy.random.rand(), torch.rand(()).item()
+        return random.random(), numpy.random.rand(), torch.rand(()).item()
 
     assert draw() == draw()
 
