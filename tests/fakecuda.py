@@ -279,8 +279,8 @@ def installed(monkeypatch, bf16: bool = True):
     load = AutoModelForCausalLM.from_pretrained
 
     def from_pretrained(path, device_map=None, quantization_config=None, **options):
-        model = load(path, **options)
-        return move(model) if is_cuda(device_map[""]) else model
+        model, told = load(path, **options)
+        return move(model) if is_cuda(device_map[""]) else model, told
 
     def device_of(arguments):
         found = arguments._setup_devices  # what `device` was; it sets up accelerate

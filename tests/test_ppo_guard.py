@@ -208,7 +208,7 @@ def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before(tmp_path, mo
     with pytest.raises(OSError):
         checkpoint.save(tmp_path, {"w": weight}, optimizer, update=2)
     assert [p.name for p in tmp_path.iterdir()] == [runs.CHECKPOINT]
-    assert checkpoint.load(tmp_path, {"w": weight}, optimizer) == {"update": 1}
+    assert checkpoint.newest(tmp_path)[1] == {"update": 1}
 
 
 def test_second_interrupt_stops_at_once():

@@ -1,14 +1,19 @@
 """Where runs and the bundled data lie, and what one run's folder holds."""
 
+import functools
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
-from labkit import config, ranks
+from labkit import LabError, config, ranks
 
 PARTIAL = ".partial-"
+KEPT = "checkpoint"  # so begins the name of what only an unfinished run needs
 CHECKPOINT = "checkpoint.safetensors"  # in an unfinished run: what its loop can go on from
+BEFORE = "checkpoint-before.safetensors"  # the one before, for a day when the last is broken
+WRITTEN = (".safetensors", ".json", ".jsonl", ".jinja")  # files that get a checksum
 
 
 def root() -> Path:
@@ -35,6 +40,40 @@ def digest(texts) -> str:
     return whole.hexdigest()[:16]
 
 
+def write(file: Path, text: str):
+    """Put `text` in place of what `file` held, whole or not at all."""
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(text, "utf8")
+    temporary.replace(file)
+
+
+def lines_of(file: Path) -> list[str]:
+    """The lines of a JSONL file, none where there is no file."""
+    return [line for line in file.read_text("utf8").split("\n") if line] if file.exists() else []
+
+
+def seal(info: dict) -> str:
+    """The checksum of what a run.json says."""
+    return digest([json.dumps(info, sort_keys=True)])
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(file: str, size: int, changed: int) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, in hex; read again only where its size or time has changed."""
+    now = file.stat()
+    return _sha256(str(file), now.st_size, now.st_mtime_ns)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, the newest first."""
+    return [folder / name for name in (CHECKPOINT, BEFORE) if (folder / name).exists()]
+
+
 class Run:
     """One stage's folder. `path`, `name`, `stage`, `info` (what run.json holds), `shipped` (came
     with the project). Of several processes rank 0 alone writes.
@@ -47,6 +86,8 @@ class Run:
         self.info = info or {}
         self.listeners = []
         self.touched = False  # whether metrics were written or dropped
+        self.goes_on = False  # whole, but stopped early: it keeps what it can go on from
+        self.before, self.began = self.info.get("seconds", 0.0), time.perf_counter()
 
     def __repr__(self):
         return f"Run({self.name!r}{', shipped' if self.shipped else ''})"
@@ -61,14 +102,44 @@ class Run:
         """The settings of this run, as its stage's dataclass."""
         return config.KINDS[self.stage](**self.info["config"])
 
+    def seconds(self) -> float:
+        """How long it was at work, what it did before it was gone on with included."""
+        return self.before + time.perf_counter() - self.began
+
     def note(self):
         """Write `info` into run.json now, whole or not at all: a killed run keeps what it noted."""
-        if not ranks.main():
+        if ranks.main():
+            plain = json.loads(json.dumps(self.info))  # as it will be read
+            sealed = plain | {"checksum": seal(plain)}
+            text = json.dumps(sealed, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+            write(self.path / "run.json", text)
+
+    def note_files(self):
+        """The checksum of every file goes into `info`: what is read later is what was written."""
+        files = (file for file in sorted(self.path.rglob("*")) if file.suffix in WRITTEN)
+        names = {file.relative_to(self.path).as_posix(): file for file in files}
+        self.info["files"] = {
+            name: sha256(file)
+            for name, file in names.items()
+            if name != "run.json" and not name.startswith(KEPT)
+        }
+
+    def verify(self, part: str):
+        """LabError where a file of a whole run whose name begins with `part` is not what was
+        written. Of a run made before there were checksums nothing is known.
+        """
+        if self.path.name.startswith(PARTIAL):  # at work
             return
-        temporary = self.path / "run.json.tmp"
-        text = json.dumps(self.info, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-        temporary.write_text(text, "utf8")
-        temporary.replace(self.path / "run.json")
+        for one, was in self.info.get("files", {}).items():
+            file = self.path / one
+            if not file.resolve().is_relative_to(self.path.resolve()):
+                raise LabError(f"{self.path} is refused: its run.json leads outside, to {one!r}.")
+            if one.startswith(part) and not (file.is_file() and sha256(file) == was):
+                raise LabError(
+                    f"{file} is not what the run {self.name!r} wrote: it was damaged or changed"
+                    f" (SHA-256). Bring back a good copy, or delete {self.path} and train the stage"
+                    " again."
+                )
 
     def note_data(self, records):
         """Which data it learns from: their digest, and what a loader says of them (data.load)."""
@@ -90,22 +161,22 @@ class Run:
             listener(values)
 
     def metrics(self) -> list[dict]:
-        """All logged lines, in order."""
+        """All logged lines, in order. LabError where the file is damaged."""
+        self.verify("metrics.jsonl")
         file = self.path / "metrics.jsonl"
-        return (
-            [json.loads(line) for line in file.read_text("utf8").split("\n") if line]
-            if file.exists()
-            else []
-        )
+        try:
+            return [json.loads(line) for line in lines_of(file)]
+        except ValueError as error:
+            raise LabError(
+                f"{file} is damaged ({error}). Delete {self.path} and train the stage again."
+            ) from error
 
     def rewind(self, lines: int):
         """Keep the first `lines` of metrics.jsonl: what came after a checkpoint is done again."""
-        if not ranks.main():
-            return
-        self.touched = True
-        file = self.path / "metrics.jsonl"
-        kept = file.read_text("utf8").split("\n")[:lines]
-        file.write_text("".join(line + "\n" for line in kept), "utf8")
+        if ranks.main():
+            self.touched = True
+            file = self.path / "metrics.jsonl"
+            write(file, "".join(line + "\n" for line in lines_of(file)[:lines]))
 
     def finish(self, **evaluation):
         """Record what the stage measured; numbers are rounded to 6 places so that manifests read

@@ -6,19 +6,24 @@ from pathlib import Path
 
 from labkit import LabError, config
 from labkit.config import STAGES
-from labkit.runs.folder import PARTIAL, Run, data_folder, root
+from labkit.runs.claim import fit
+from labkit.runs.folder import PARTIAL, Run, data_folder, root, seal
 
 POLICIES = ("sft", "ppo", "dpo", "kto", "poet")  # stages whose runs hold a policy to go on from
 
 
 def read(path: Path, shipped=False) -> Run:
+    """The run in the folder `path`. LabError where its run.json is not one, or is damaged."""
+    if path.is_symlink() or (path / "run.json").is_symlink():
+        raise LabError(f"{path} is a link, which no run is. Put a copy of its folder there.")
     try:
         info = json.loads((path / "run.json").read_text("utf8"))
+        if info.pop("checksum", seal(info)) != seal(info):
+            raise ValueError("it is not what was written, by its checksum")
         # The folder is named by whoever keeps it; a name in the file could lead elsewhere.
-        name = info["name"]
-        name = name if shipped else path.name.removeprefix(PARTIAL)
+        name = info["name"] if shipped else path.name.removeprefix(PARTIAL)
         return Run(path, info["stage"], name, info, shipped)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LabError(
             f"{path} is not a whole run: its run.json can't be read ({error}). Delete the folder"
             " and train the stage again."
@@ -48,7 +53,7 @@ def load(name: str) -> Run:
         run = shipped(name.removeprefix("shipped/"))
         if run:
             return run
-    elif name and not name.startswith(".") and (root() / name / "run.json").exists():
+    elif fit(name) and (root() / name / "run.json").exists():
         return read(root() / name)
     names = [run.name for run in listing()] + [
         f"shipped/{stage}" for stage in STAGES if shipped(stage)

@@ -25,9 +25,9 @@ def train(cfg, run):
     fits = chat.fits(tokenizer, cfg.max_prompt_tokens)
     demos = atlas.load_demos(cfg.data, cfg.examples, fits)
     run.note_data(demos)
+    models.note_start(run, model, policy)
     training, held_out = data.split(demos, HELD_OUT, cfg.seed)
     if policy:
-        run.info["policy"] = models.adapter_id(policy)
         model = models.load_adapter(model, policy, "default", trainable=True)
     else:
         model = models.add_lora(model, cfg)
