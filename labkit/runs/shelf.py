@@ -21,7 +21,8 @@ def read(path: Path, shipped=False) -> Run:
         if info.pop("checksum", seal(info)) != seal(info):
             raise ValueError("it is not what was written, by its checksum")
         # The folder is named by whoever keeps it; a name in the file could lead elsewhere.
-        name = info["name"] if shipped else path.name.removeprefix(PARTIAL)
+        name = info["name"]
+        name = name if shipped else path.name.removeprefix(PARTIAL)
         return Run(path, info["stage"], name, info, shipped)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LabError(
