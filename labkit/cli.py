@@ -1,4 +1,4 @@
-"""The command line: python -m labkit info | doctor | run | train | chat | export | ratings | bench.
+"""The command line: python -m labkit info | doctor | run | train | chat | export | runs | …
 
 A verb is a function. tyro makes its options out of its arguments, and those of a stage's settings
 out of the dataclass in config.py and the strings under the fields. It returns its report, a dict,
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import tyro
-from tyro.conf import Positional, Suppress, arg, subcommand
+from tyro.conf import Positional, arg, subcommand
 
 from labkit import LabError, __version__, config, ranks, runs
 
@@ -211,7 +211,29 @@ def info(profile: Profile = None):
         "model": name,
         **models.describe(models.add_lora(model, settings.sft)),
         "versions": runs.versions(),
+        "unfinished": runs.unfinished(),
     }
+
+
+def runs_list():
+    """The whole runs, oldest first, and the unfinished ones of trainings that stopped."""
+    whole = [
+        {"name": run.name, "stage": run.stage, "seconds": run.info.get("seconds")}
+        for run in runs.listing()
+    ]
+    report = {"folder": str(runs.root()), "runs": whole, "unfinished": runs.unfinished()}
+    text = "\n\n".join(filter(None, (table(whole, digits=1), table(report["unfinished"]))))
+    return report, text or f"There are no runs in {runs.root()} yet."
+
+
+def runs_clean():
+    """Delete the unfinished runs of trainings that are dead. One that a living process holds stays,
+    and so does every whole run.
+    """
+    report = runs.clean()
+    gone = [f"{name} is deleted ({size:,} bytes)" for name, size in report["removed"].items()]
+    stays = [f"{name} stays: a process is training it" for name in report["at_work"]]
+    return report, "\n".join([*gone, *stays, f"{report['bytes']:,} bytes are free again."])
 
 
 def run(seeds: int = 1, base: str = "", ship: bool = False, profile: Profile = None):
@@ -259,13 +281,12 @@ def doctor():
 
 
 def train(stage: str):
-    """The verb that trains a stage into a run of its own, or goes on with a run of PPO."""
-    Resume = str | None if stage == "ppo" else Suppress[str | None]
+    """The verb that trains a stage into a run of its own, or goes on with one that stopped."""
 
     def verb(
         settings: options(stage),
         name: str | None = None,
-        resume: Resume = None,
+        resume: str | None = None,
         profile: Profile = None,
         settings_file: Annotated[str, arg(name="config")] = "",
     ):
@@ -273,7 +294,12 @@ def train(stage: str):
         named |= given(settings)
         config.refuse_idle(stage, named)
         if resume:
-            begin = runs.resume(resume, **named)
+            if name or profile:
+                raise LabError(
+                    f"{resume} goes on under its own name and with its own settings: leave out"
+                    f" --{'name' if name else 'profile'}."
+                )
+            begin = runs.resume(resume, stage, **named)
         else:
             cfg = config.change(getattr(config.profile(profile), stage), **named)
             begin = runs.start(stage, cfg, name)
@@ -799,6 +825,7 @@ VERBS = {
     "train": {stage.replace("_", "-"): train(stage) for stage in config.STAGES},
     "chat": chat,
     "export": export,
+    "runs": {"list": runs_list, "clean": runs_clean},
     "ratings": {
         "list": ratings_list,
         "export": ratings_export,

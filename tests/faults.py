@@ -19,7 +19,6 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).with_name("faults.md")
 TEST = r"`(tests/\w+\.py::\w+)`"
-LATER = "to be filled in"  # of a row whose tests are not written yet
 WHOLE = {"LABKIT_FAULTS": "1", "HF_HUB_OFFLINE": "1"}  # not only a sample
 
 
@@ -29,7 +28,6 @@ class Row:
 
     name: str
     tests: list[str]
-    later: bool = False
     counts: dict = field(default_factory=lambda: {"tried": 0, "survived": 0, "lost": 0})
 
 
@@ -37,7 +35,7 @@ def rows(file: Path = TABLE) -> list[Row]:
     """The rows of the table in a Markdown file."""
     cells = [line.strip("| ").split(" | ") for line in file.read_text("utf8").split("\n")]
     found = [one for one in cells if len(one) == 4 and one[0] != "row" and set(one[0]) != {"-"}]
-    return [Row(one[0], re.findall(TEST, one[3]), LATER in one[3]) for one in found]
+    return [Row(one[0], re.findall(TEST, one[3])) for one in found]
 
 
 def promises(text: str) -> list[Row]:
@@ -51,7 +49,7 @@ def missing(table: list[Row]) -> list[tuple[Row, list[str]]]:
     found = []
     for row in table:
         lost = [one for one in row.tests if one.split("::")[1] not in tests_of(one.split("::")[0])]
-        if lost or not (row.tests or row.later):
+        if lost or not row.tests:
             found.append((row, lost))
     return found
 
@@ -98,10 +96,9 @@ def main() -> int:
     print(f"| {'-' * 60} | ----: | -------: | ---------: |")
     for row in table:
         tally = row.counts
-        note = "  (to be filled in)" if row.later and not row.tests else ""
         print(
             f"| {row.name[:60]:60} | {tally['tried']:5,} | {tally['survived']:8,} |"
-            f" {tally['lost']:10,} |{note}"
+            f" {tally['lost']:10,} |"
         )
     total = {key: sum(row.counts[key] for row in table) for key in ("tried", "survived", "lost")}
     print(f"| {'all':60} | {total['tried']:5,} | {total['survived']:8,} | {total['lost']:10,} |")

@@ -135,7 +135,7 @@ def test_every_setting_is_an_option_with_its_docstring(stage, capsys):
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert stopped.value.code == 0 and f"(tiny: {kind().learning_rate})" in out
     wanted = "Transformer blocks." if stage == "pretrain" else "Rank of the LoRA matrices"
-    assert wanted in out and ("--resume" in out) == (stage == "ppo")
+    assert wanted in out and "--resume" in out
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,6 @@ def test_every_setting_is_an_option_with_its_docstring(stage, capsys):
         "train sft --epochs many",
         "train sft --batch-size 2.5",
         "train sft --learn 1",
-        "train sft --resume sft-001",
         "export sft-001",
         "bench",
         "ratings",
@@ -192,6 +191,8 @@ def test_version(capsys):
 
 
 def test_info_in_a_fresh_process(home, tokenizer):
+    (home / ".partial-dead").mkdir()
+    (home / ".partial-dead" / "run.json").write_text("half")
     done = shell("info", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -206,7 +207,9 @@ def test_info_in_a_fresh_process(home, tokenizer):
         "quantization",
         "trainable_parameters",
         "versions",
+        "unfinished",
     ]
+    assert report["unfinished"] == [{"name": "dead", "bytes": 4, "at_work": False, "resume": False}]
     assert report["profile"] == "tiny" and report["model"] == "tiny-base"
     assert (
         report["quantization"] == "nf4" and report["layers_4bit"] == 2 * 7

@@ -29,9 +29,9 @@ def train(cfg, run):
     run.note_data(demos)
     asked = chat.endings(tokenizer, [demo.prompt for demo in demos], cfg.max_prompt_tokens)
     demos = [replace(demo, prompt=prompt) for demo, prompt in zip(demos, asked)]
+    models.note_start(run, model, policy)
     training, held_out = data.split(demos, HELD_OUT, cfg.seed)
     if policy:
-        run.info["policy"] = models.adapter_id(policy)
         model = models.load_adapter(model, policy, "default", trainable=True)
     else:
         model = models.add_lora(model, cfg)
