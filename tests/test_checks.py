@@ -709,7 +709,8 @@ def test_what_is_unfinished_broken_or_nonsense_is_refused(name, capsys):
 
 
 def test_every_checker_has_its_cases():
-    assert {f"check_{name}" for name in CASES} | {"check_prediction"} == set(checks.__all__)
+    others = {"check_prediction", "progress"}
+    assert {f"check_{name}" for name in CASES} | others == set(checks.__all__)
 
 
 def test_a_guess_comes_before_its_experiment(capsys):
