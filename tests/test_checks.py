@@ -250,6 +250,16 @@ FUNCTIONS = {
             (lambda order: [(order[0], order[len(order)])], "about the ranking"),
         ],
     ),
+    "union": (
+        [lambda a, b: {one: a.get(one, False) or b.get(one, False) for one in a | b}],
+        [
+            (lambda a, b: a | b, "second store has the last word"),
+            (lambda a, b: b | a, "first store has the last word"),
+            (lambda a, b: {one: a[one] or b[one] for one in a if one in b}, "are lost"),
+            (lambda a, b: {"r1": False, "r4": False}, "old copy"),
+            (lambda a, b: dict.fromkeys(a | b, False), "is right"),
+        ],
+    ),
     "cohen": (
         [kappa],
         [

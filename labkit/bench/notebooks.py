@@ -36,14 +36,16 @@ def series(notebooks=(), profile: str = "tiny") -> dict:
     return {"notebooks": found, "total_seconds": total, "profile": profile, **machine()}
 
 
-def execute(file: Path, environment: dict):
-    """Run every cell in a kernel of its own, in the notebook's folder."""
+def execute(file: Path, environment: dict, notebook=None):
+    """Run every cell in a kernel of its own, in the notebook's folder. notebook: what to run there
+    in the file's place; it keeps its outputs.
+    """
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     client = NotebookClient(
-        nbformat.read(file, 4),
+        notebook or nbformat.read(file, 4),
         timeout=900,  # seconds a cell
         kernel_name="python3",
         resources={"metadata": {"path": str(file.absolute().parent)}},

@@ -7,6 +7,7 @@ when the first figure is made.
 from labkit.charts.board import Dashboard, dashboard
 from labkit.charts.figures import areas, bands, bars, calibration, curves, heat, histogram
 from labkit.charts.forest import forest
+from labkit.charts.grid import grid
 from labkit.charts.progress import Live, live
 from labkit.charts.showing import MIME, bundle, show
 from labkit.charts.strips import strips
@@ -24,6 +25,7 @@ __all__ = [
     "curves",
     "dashboard",
     "forest",
+    "grid",
     "heat",
     "histogram",
     "live",

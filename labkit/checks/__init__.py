@@ -8,6 +8,7 @@ given; what two checkers share stands in `core`.
 """
 
 from labkit.checks.ai_feedback import check_both_orders, check_expected_score, check_position_share
+from labkit.checks.class_mode import check_union
 from labkit.checks.constitution import check_margin, check_preference
 from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_push, check_smoothed_dpo
@@ -69,6 +70,7 @@ __all__ = [
     "check_temperature_of",
     "check_thurstone",
     "check_to_go",
+    "check_union",
     "check_wilson",
     "progress",
 ]
