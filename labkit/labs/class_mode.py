@@ -53,19 +53,23 @@ def rated(rater, items, seed: int = 0) -> list[Feedback]:
 
 def sheet(judged) -> tuple[list[str], list[tuple], np.ndarray]:
     """(raters, items, table (items, raters)) of what all raters judged: +1 where the first text of
-    an item (prompt, text, text) is better, −1 where the second is, 0 for the same.
+    an item (prompt, text, text) is better, −1 where the second is, 0 for the same. Which text is
+    the first, its order in the store says, as in `agreement`: sorted texts would put one manner
+    first more often than another, and κ's chance depends on that.
 
     Raises LabError where no item was judged by all.
     """
-    sheets = defaultdict(dict)
+    sheets, turns = defaultdict(dict), {}
     for name, said in agreement.compared(judged).items():
-        for item, category, _ in said:
-            sheets[name].setdefault(item, category - 1)
+        for item, category, turned in said:
+            sign = -1 if turns.setdefault(item, turned) else 1
+            sheets[name].setdefault(item, sign * (category - 1))
     names = sorted(sheets)
     shared = sorted(set.intersection(*(set(sheets[name]) for name in names))) if names else []
     if not shared:
         raise LabError("There is no pair that all raters judged. Give the class some in common.")
-    return names, shared, np.array([[sheets[name][item] for name in names] for item in shared])
+    items = [(q, b, a) if turns[q, a, b] else (q, a, b) for q, a, b in shared]
+    return names, items, np.array([[sheets[name][item] for name in names] for item in shared])
 
 
 def kappas(table: np.ndarray) -> np.ndarray:
