@@ -105,6 +105,28 @@ def test_the_same_import_at_two_times_is_one(tmp_path):
         assert one.time == said(minute=1).time
 
 
+def test_what_one_store_holds_twice_is_no_copy(tmp_path):
+    """A file may say one thing twice: both were kept at the import, with one time."""
+    file = tmp_path / "pairs.jsonl"
+    row = json.dumps({"prompt": "Q", "chosen": "a", "rejected": "b"}) + "\n"
+    file.write_text(2 * row, "utf8")
+    with contextlib.closing(Store(tmp_path / "1.sqlite")) as store:
+        assert store.load(file) == 2
+        store._db.execute("UPDATE feedback SET time = ?", (said().time,))
+        first, second = store.all()
+    for order in ("1", "11", "12", "21", "121"):
+        other = [replace(one, id=f"0-{n}") for n, one in enumerate((first, second))]
+        stored(tmp_path / "2.sqlite", *other)
+        into = tmp_path / f"all-{order}.sqlite"
+        for name in order:
+            merge([tmp_path / f"{name}.sqlite"], into)
+        assert len(held(into)) == 2
+    with contextlib.closing(Store(tmp_path / "1.sqlite")) as store:
+        store.undo()
+    merge([tmp_path / "1.sqlite"], into)
+    assert len(held(into)) == 1 and merge([tmp_path / "2.sqlite"], into)["count"] == 1
+
+
 def test_withdrawn_is_gone_from_the_file_the_exports_and_later_merges(three, tmp_path, capsys):
     into = tmp_path / "all.sqlite"
     merge(three, into)

@@ -141,15 +141,28 @@ def union(parts: list[Part]) -> tuple[list[Feedback], set[str], set[str]]:
                 )
             known[id] = min((other, where), (one, part.path), key=lambda it: moment(it[0]))
     marks = set().union(*(part.withdrawn for part in parts))
-    rows = [one for one, _ in known.values() if closed_to(one.rater) not in marks]
-    rows.sort(key=lambda one: (moment(one), one.id))
-    first = {}
-    for one in rows:
-        same = first.setdefault((one.rater, item(one), said(one), moment(one)), one.id)
-        if one.id in undone:
-            undone.add(same)
-    kept = set(first.values())
-    return [one for one in rows if one.id in kept], undone, marks
+    rows = {id: one for id, (one, _) in known.items() if closed_to(one.rater) not in marks}
+    kept, undone = copies_apart(parts, rows, undone)
+    return sorted(kept, key=lambda one: (moment(one), one.id)), undone, marks
+
+
+def copies_apart(parts, rows: dict[str, Feedback], undone: set[str]) -> tuple[list, set[str]]:
+    """(the judgements without copies under another id, the ids of those taken back). A store may
+    hold one saying several times: its n-th is a copy of another store's n-th.
+    """
+    slots, smallest = defaultdict(set), {}
+    for part in parts:
+        seen = Counter()
+        for id in sorted(part.ratings.keys() & rows.keys()):
+            one = rows[id]
+            says = one.rater, item(one), said(one), moment(one)
+            slot = says, seen[says]
+            seen[says] += 1
+            slots[id].add(slot)
+            smallest[slot] = min(id, smallest.get(slot, id))
+    kept = set(smallest.values())
+    gone = {smallest[slot] for id in undone - kept for slot in slots[id]}
+    return [rows[id] for id in kept], gone | (undone & kept)
 
 
 def moment(one: Feedback) -> datetime:
