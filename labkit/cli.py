@@ -512,14 +512,16 @@ def ratings_merge(stores: Positional[tuple[str, ...]], store: At = ""):
 
 def shared_name(one: dict) -> str:
     """What speaks for two people behind one name."""
+    several, more = one["stores"][:3], len(one["stores"]) - 3
     said = (
-        f"{one['rater']!r} rates in {' and '.join(one['stores'])}: {one['common']} items in both,"
-        f" {one['differ']} judged otherwise, {one['at_once']} clicks at the same moment."
+        f"{one['rater']!r} rates in {' and '.join(several)}{f' and {more} more' * (more > 0)}:"
+        f" {one['common']} items in more than one, {one['differ']} judged otherwise,"
+        f" {one['at_once']} clicks at the same moment."
     )
     if one["at_once"]:
         return (
             f"{said} Those are two people: rename one in his own store (ratings rename), and merge"
-            " into a new one."
+            " into a new one. (Simulated raters bear one name everywhere.)"
         )
     return f"{said} One person at two machines, or two people: ask."
 
