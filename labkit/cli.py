@@ -543,6 +543,67 @@ def ratings_rescue(store: At = ""):
     )
 
 
+def ratings_merge(stores: Positional[tuple[str, ...]], store: At = ""):
+    """Merge stores into one, which keeps what it holds: no rating twice and none lost.
+
+    Args:
+        stores: The files to merge; none of them is changed.
+    """
+    if not stores:
+        raise LabError("Name the stores to merge: python -m labkit ratings merge A.sqlite B.sqlite")
+    from labkit.feedback import merge
+
+    report = merge(stores, store or runs.root() / "feedback.sqlite")
+    counted = (
+        f"{report['new']:,} new ratings, {report['copies']:,} copies of one that was there;"
+        f" {report['store']} now holds {report['count']:,}.",
+        f"Judged again by the same rater: {report['again']:,} items alike,"
+        f" {report['conflicts']:,} otherwise; all are kept."
+        * bool(report["again"] + report["conflicts"]),
+        f"{report['withdrawn']:,} ratings are out: their raters withdrew."
+        * bool(report["withdrawn"]),
+    )
+    return report, "\n".join([*filter(None, counted), *map(shared_name, report["shared"])])
+
+
+def shared_name(one: dict) -> str:
+    """What speaks for two people behind one name."""
+    several, more = one["stores"][:3], len(one["stores"]) - 3
+    said = (
+        f"{one['rater']!r} rates in {' and '.join(several)}{f' and {more} more' * (more > 0)}:"
+        f" {one['common']} items in more than one, {one['differ']} judged otherwise,"
+        f" {one['at_once']} clicks at the same moment."
+    )
+    if one["at_once"]:
+        return (
+            f"{said} Those are two people: rename one in his own store (ratings rename), and merge"
+            " into a new one. (Simulated raters bear one name everywhere.)"
+        )
+    return f"{said} One person at two machines, or two people: ask."
+
+
+def ratings_withdraw(rater: Positional[str], store: At = ""):
+    """Take all ratings of a rater out of the store, for good: no import and no merge brings them
+    back.
+
+    Args:
+        rater: The name or pseudonym.
+    """
+    kept = opened(store)
+    report = {"withdrawn": kept.withdraw(rater), "count": len(kept), "store": str(kept.path)}
+    return report, (
+        f"{report['withdrawn']:,} ratings of {rater!r} are gone from {kept.path}. Exports and"
+        " copies of it hold them until you write them anew or merge this store with them."
+    )
+
+
+def ratings_rename(rater: Positional[str], name: Positional[str], store: At = ""):
+    """Give a rater a name that nobody has in this store."""
+    kept = opened(store)
+    report = {"renamed": kept.rename(rater, name), "store": str(kept.path)}
+    return report, f"{report['renamed']:,} ratings are {name!r}'s now."
+
+
 def ratings_agreement(store: At = "", rater: Rater = None, mode: Mode = None):
     """Do raters agree, with one another and with themselves? With 95 % intervals."""
     kept = opened(store)
@@ -832,6 +893,9 @@ VERBS = {
         "import": ratings_import,
         "rescue": ratings_rescue,
         "agreement": ratings_agreement,
+        "merge": ratings_merge,
+        "withdraw": ratings_withdraw,
+        "rename": ratings_rename,
     },
     "bench": {
         "series": bench_series,

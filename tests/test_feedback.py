@@ -405,9 +405,9 @@ def test_a_store_of_before_opens_and_one_of_a_newer_labkit_is_refused_untouched(
         assert (one.tags, one.note, one.seconds) == (("wordy",), "a note", 2.5)
         assert store.add(PAIR) == store.all()[1] and store.undo() and store.all() == [one]
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     before = snapshot(tmp_path)
-    with pytest.raises(LabError, match="newer labkit .version 2.*Update labkit"):
+    with pytest.raises(LabError, match="newer labkit .version 3.*Update labkit"):
         Store(path)
     assert snapshot(tmp_path) == before
 
