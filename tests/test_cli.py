@@ -484,7 +484,7 @@ def test_what_is_not_there(home, capsys, tmp_path, monkeypatch):
     assert "There is no file" in told(
         capsys, "train", "dpo", "--data", absent
     )  # on the shipped SFT
-    monkeypatch.setattr(runs, "shipped", lambda stage: None)
+    monkeypatch.setattr(runs.shelf, "shipped", lambda stage: None)
     no_sft = told(capsys, "train", "dpo", "--data", absent)
     assert "There is no sft run yet. Train one: python -m labkit train sft" in no_sft
     assert "steps is -1" in told(capsys, "train", "pretrain", "--steps", "-1")
@@ -514,7 +514,7 @@ def test_nothing_is_overwritten(home, capsys, tmp_path, corpus):
 def test_a_runs_folder_that_is_none(tmp_path, capsys, monkeypatch, corpus):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "file" / "runs"))
-    assert "can't be used" in told(capsys, "train", "pretrain", "--corpus", corpus, *SMALL)
+    assert "can't be written" in told(capsys, "train", "pretrain", "--corpus", corpus, *SMALL)
 
 
 def test_interrupt_leaves_no_run(empty_runs, corpus):
