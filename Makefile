@@ -74,6 +74,7 @@ notebooks: $(READY) ## execute the notebooks again and save their outputs (NOTEB
 		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=900 \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $$one || exit 1; \
 	done
+	$(BIN) tests/saved.py $(NOTEBOOKS)
 
 solutions: $(READY) ## run the notebooks with their folded solutions filled in: every checker must be green (NOTEBOOKS=...)
 	$(REPEATABLE) $(BIN) -m labkit.bench.exercises solutions $(NOTEBOOKS)

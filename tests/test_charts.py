@@ -610,7 +610,7 @@ def test_a_picture_keeps_its_words_large_and_on_its_panel(name):
         size, x, y = (float(one.get(key)) for key in ("font-size", "x", "y"))
         room = diagrams.room(one.text, size)
         left = x - room * {"start": 0, "middle": 0.5, "end": 1}[one.get("text-anchor")]
-        assert size >= 15 and left >= 0 and left + room <= wide and size <= y <= tall - 4, one.text
+        assert size >= 15 and left >= 0 and left + room <= wide and size <= y <= tall - 10, one.text
     assert "http" not in diagrams.drawn(name).replace("http://www.w3.org/2000/svg", "")
     assert root[0].text == diagrams.alt(name) and len(diagrams.alt(name)) > 100
 

@@ -98,11 +98,25 @@ def test_panels_are_legible_and_named(lab, browser):  # noqa: F811
     view.page.close()
 
 
+FOCUSED = """() => {
+  const at = document.activeElement, ring = getComputedStyle(at.querySelector('span') ?? at);
+  return at.closest('.labkit-go') && ring[at.querySelector('span') ? 'boxShadow' : 'outlineStyle']
+    != 'none';
+}"""
+"""Whether what has the focus on the board has a ring: a point about its stone, a button its own."""
+
+
 def test_the_board_is_legible_and_named(lab, browser):  # noqa: F811
     view = Board(lab, browser, "go-looks", CELL)
     view.point("c3").click()
     for theme in themes(view):
         assert faults(view.page, ".labkit-go") == [], theme
+        view.point("c3").focus()
+        for key in ("ArrowRight", "Tab"):  # a point, then a button
+            view.page.keyboard.press(key)
+            assert view.page.evaluate(FOCUSED), (theme, key)
+    view.page.add_style_tag(content=".labkit-go * { outline: none !important; }")
+    assert not view.page.evaluate(FOCUSED)
     view.page.close()
 
 
@@ -126,10 +140,25 @@ WIDE_CODE = """() => [...document.querySelectorAll('.jp-CodeCell .cm-scroller')]
 BLANK = """() => [...document.querySelectorAll('.jp-Notebook img')]
   .filter((e) => !e.naturalWidth && !e.src.startsWith('http')).map((e) => e.outerHTML)"""
 """Pictures that did not come; badges are on the net, which tests do without."""
-
-
+DEAD = """() => [...document.querySelectorAll('.jp-OutputArea-output')].map((e) => e.innerText)
+  .filter((said) => /^(Error displaying widget|Loading widget)/.test(said))"""
+DRAWN = """() => document.querySelector('.jp-MarkdownCell') &&
+  [...document.querySelectorAll('.jp-MarkdownCell')].every(
+  (e) => e.querySelector('.jp-RenderedMarkdown')?.innerText.trim()) &&
+  ![...document.images].some((e) => !e.complete && !e.src.startsWith('http'))"""
+"""Whether the texts are set: a cell that waits for it has no height, and hides what is wrong."""
+CHARTS = """() => [...document.querySelectorAll('.plot-img')]
+  .map((e) => e.dispatchEvent(new MouseEvent('mouseenter'))).length"""
+"""The pictures of charts become charts, as under a mouse."""
+ROLLED = """() => [...document.querySelectorAll('.jp-RenderedPlotly')]
+  .filter((e) => e.scrollWidth > e.clientWidth + 1 && e.layout?.width === undefined)
+  .map((e) => e.innerText.slice(0, 80))"""
+"""Charts wider than their place; tokens in a row have a width of their own, and roll."""
 TALL = """() => 300 + Math.max(...[...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')]
   .map((e) => e.scrollHeight))"""
+TO_ITS_END = """() => [...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')]
+  .filter((e) => e.scrollHeight > 16000).forEach((e) => e.scrollTo(0, e.scrollHeight))"""
+HIGHEST = 16_000  # px that Chromium draws at once
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SOME = NOTEBOOKS if SLOW else ["00_start_here", "07_ppo"]
 APPS = {"JupyterLab": "doc/tree", "Notebook": "notebooks"}
@@ -153,8 +182,8 @@ def saved(lab):  # noqa: F811
 @pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize("app", APPS)
 def test_a_saved_notebook_can_be_read(saved, browser, app, name):  # noqa: F811
-    """Nothing lies beyond the edge, no picture is missing, no code has to be rolled; a screenshot
-    of each is not empty.
+    """Nothing lies beyond the edge, no picture is missing, no code has to be rolled, no widget is
+    dead; a screenshot of each is not empty. Charts, once alive, fit the page.
     """
     page = browser.new_page()
     page.goto(f"{saved.url}/{APPS[app]}/{name}.ipynb?token={TOKEN}")
@@ -163,22 +192,70 @@ def test_a_saved_notebook_can_be_read(saved, browser, app, name):  # noqa: F811
         f"() => document.querySelectorAll('.jp-Notebook .jp-Cell').length >= {cells}"
     )
     page.wait_for_function("() => window.jupyterapp")
+    page.wait_for_function(DRAWN)
     view = SimpleNamespace(page=page, command=partial(Page.command, SimpleNamespace(page=page)))
     found = {}
     for theme in themes(view):
         for width in SIZES:
             page.set_viewport_size({"width": width, "height": 1000})
             page.wait_for_timeout(1500)
-            wrong = page.evaluate(CUT) + page.evaluate(BLANK)
+            wrong = [one for check in (CUT, BLANK, DEAD) for one in page.evaluate(check)]
             wrong += page.evaluate(WIDE_CODE) if width == 1400 else []
             if wrong:
                 found[theme, width] = wrong[:5]
             tall = page.evaluate(TALL)
-            page.set_viewport_size({"width": width, "height": min(tall, 16_000)})
+            page.set_viewport_size({"width": width, "height": min(tall, HIGHEST)})
             page.wait_for_timeout(1000)
             picture = page.screenshot()
             assert len(picture) > 100_000  # bytes: an empty page has a tenth
             if PICTURES:
-                Path(PICTURES, f"{name}-{app}-{theme.lower()}-{width}.png").write_bytes(picture)
+                kept = Path(PICTURES, f"{name}-{app}-{theme.lower()}-{width}.png")
+                kept.write_bytes(picture)
+                if tall > HIGHEST:
+                    page.evaluate(TO_ITS_END)
+                    page.screenshot(path=kept.with_stem(f"{kept.stem}-end"))
+    charts = page.evaluate(CHARTS)
+    page.wait_for_function(
+        f"() => document.querySelectorAll('.jp-RenderedPlotly .main-svg').length >= {charts}"
+    )
+    page.set_viewport_size({"width": 800, "height": 1000})
+    page.wait_for_timeout(1500)
+    found["charts"] = page.evaluate(ROLLED)
     page.close()
-    assert found == {}
+    assert found == {"charts": []}
+
+
+WRONG = {  # what each check must see, and what it must leave alone
+    CUT: (
+        '<div class="jp-RenderedMarkdown"><p style="width:3000px">beyond</p></div>',
+        '<div class="jp-OutputArea-output" style="overflow:auto"><p style="width:3000px">rolls</p>'
+        '</div><div class="jp-OutputArea-output"><b>good</b></div>',
+    ),
+    BLANK: (
+        '<img src="data:image/png;base64,none">',
+        '<img src="http://localhost/badge.svg"><img src="data:image/svg+xml,'
+        "%3Csvg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/%3E\">",
+    ),
+    WIDE_CODE: (
+        f'<div class="jp-CodeCell"><pre class="cm-scroller" style="overflow:auto">{300 * "x"}</pre>'
+        "</div>",
+        '<div class="jp-CodeCell"><pre class="cm-scroller">short</pre></div>',
+    ),
+    DEAD: (
+        '<div class="jp-OutputArea-output">Error displaying widget: model not found</div>',
+        '<div class="jp-OutputArea-output">Rating panel: 0 of 25 rated.</div>',
+    ),
+    ROLLED: (
+        '<div class="jp-RenderedPlotly" style="overflow:auto"><p style="width:999px">x</p></div>',
+        '<div class="jp-RenderedPlotly"><p>fits</p></div>',
+    ),
+}
+
+
+@pytest.mark.parametrize("check", WRONG, ids=("CUT", "BLANK", "WIDE_CODE", "DEAD", "ROLLED"))
+def test_each_check_sees_what_is_wrong(browser, check):  # noqa: F811
+    page, (wrong, right) = browser.new_page(), WRONG[check]
+    for inside, seen in ((wrong, 1), (right, 0)):
+        page.set_content(f'<div class="jp-Notebook" style="width:700px">{inside}</div>')
+        assert len(page.evaluate(check)) == seen, inside
+    page.close()

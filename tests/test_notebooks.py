@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from saved import VIEW, without_views
 
 from labkit import checks, launch
 
@@ -72,6 +73,8 @@ def faults(notebook, name: str, size: int = 0) -> list[str]:
         for output in cell.outputs:
             if PLOTLY in output.get("data", {}) and "image/png" not in output["data"]:
                 found.append("a chart has no static picture beside it (make notebooks)")
+            if VIEW in output.get("data", {}):
+                found.append("a widget's view outlives its kernel (python tests/saved.py FILE)")
     for needed in (*launch.badges(name), "<details>"):
         if needed not in text:
             found.append(f"the text lacks {needed!r}")
@@ -153,6 +156,8 @@ def test_the_form_checker_sees_faults():
         outputs=[nbformat.v4.new_output("display_data", {PLOTLY: {}})],
     )
     chart.metadata["tags"] = [COMPARED]
+    dead = nbformat.v4.new_output("execute_result", {VIEW: {}, "text/plain": "a panel"})
+    chart.outputs.append(dead)
     whole = [
         nbformat.v4.new_code_cell("def ppo_in_one_cell():\n" + "\n" * n + "4", execution_count=3)
         for n in (38, 39)
@@ -171,6 +176,7 @@ def test_the_form_checker_sees_faults():
         "88 columns: wide = 1",
         "differ between machines",
         "no static picture",
+        "outlives its kernel",
         "has no output",
         "colab",
         "<details>",
@@ -178,6 +184,8 @@ def test_the_form_checker_sees_faults():
     ):
         assert part in found
     assert found.count("longer than 40") == 1
+    assert without_views(notebook) and not without_views(notebook)
+    assert "outlives" not in "".join(faults(notebook, "x.ipynb")) and dead.data["text/plain"]
     assert wide("1" * 88 + "\n" + "寬" * 44) == []
     notebook.cells = []
     assert "no cell is compared" in faults(notebook, "x.ipynb")

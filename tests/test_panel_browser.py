@@ -77,6 +77,7 @@ def jupyterlab(folder: Path):
         "IdentityProvider.token": TOKEN,
         "ServerApp.root_dir": folder / "notebooks",
         "LabApp.expose_app_in_browser": True,
+        "JupyterNotebookApp.expose_app_in_browser": True,
     }
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root"]
     with (folder / "log.txt").open("w") as log:

@@ -119,7 +119,7 @@ def chain() -> Picture:
     """The word chain. The model reads 人 工 智 慧 真 有 (輸入), and under each character stands
     what it should say next, 工 智 慧 真 有 趣 (輸出): the same text, moved by one place.
     """
-    page, text = Picture(262), "人工智慧真有趣"
+    page, text = Picture(274), "人工智慧真有趣"
     page.words(20, 62, "it reads 輸入", bold=True)
     page.words(20, 176, "it should say 輸出", bold=True)
     for i, (this, after) in enumerate(zip(text, text[1:])):
