@@ -132,7 +132,7 @@ def run(file: Path, into: Path) -> tuple[int, int, str]:
     """
     import nbformat
 
-    notebook = nbformat.from_dict(solved(json.loads(file.read_text("utf8"))))
+    notebook = nbformat.reads(json.dumps(solved(json.loads(file.read_text("utf8")))), 4)
     environment = {"LABKIT_RUNS": str(into / "runs"), "LABKIT_PROFILE": "tiny"}
     try:
         execute(file, os.environ | environment, notebook)
