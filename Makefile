@@ -4,15 +4,15 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 LAB_ARGS ?=
 PLAIN := ppo ppo_guard losses rewards logprobs decoder rollout
-NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
+NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb)) $(wildcard notebooks/labs/*.ipynb)
 
 VENV := .venv
 BIN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 # Notebooks are tested and saved from an empty run folder, on the tiny profile, without the network, so that they show
-# the same on every machine. (tests/conftest.py does the like for the tests.) The folder is named as notebooks/ sees it.
-REPEATABLE = rm -rf build/runs && LABKIT_RUNS=../build/runs LABKIT_PROFILE=tiny HF_HUB_OFFLINE=1
+# the same on every machine. (tests/conftest.py does the like for the tests.)
+REPEATABLE = rm -rf build/runs && LABKIT_PROFILE=tiny HF_HUB_OFFLINE=1
 
 # kaleido draws the static charts with a browser that is here already.
 BROWSER_PATH ?= $(shell for b in chromium chromium-browser google-chrome; do command -v $$b && break; done)
@@ -27,7 +27,7 @@ endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install lab test test-code test-plain test-notebooks mutants drift figures run notebooks lint lock badges clean
+.PHONY: help install lab test test-code test-plain test-notebooks faults mutants drift figures run notebooks solutions assignment lint lock badges clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -45,8 +45,11 @@ test-plain: $(READY) ## run the wiring and maths tests as on a processor without
 	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN) -m pytest $(addprefix tests/test_,$(addsuffix .py,$(PLAIN))) $(PYTEST_ARGS)
 
 test-notebooks: $(READY) ## run the notebooks and compare their marked cells (NOTEBOOKS=... picks some)
-	$(REPEATABLE) $(BIN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
+	$(REPEATABLE) LABKIT_RUNS=$(CURDIR)/build/runs $(BIN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		--nbval-sanitize-with=tests/nbval.cfg $(if $(NOTEBOOKS),$(NOTEBOOKS),notebooks) $(PYTEST_ARGS)
+
+faults: $(READY) ## try every fault of tests/faults.md in full: tried, survived, bytes lost (half an hour)
+	$(BIN) tests/faults.py
 
 mutants: $(READY) ## cross every wire of the learning code in turn, and show the test that notices
 	$(BIN) tests/mutants.py
@@ -61,11 +64,23 @@ figures: $(READY) ## after `make notebooks`: tests/figures.json anew, the figure
 run: $(READY) ## run the whole series without notebooks: every stage, then a report
 	$(BIN) -m labkit run
 
+# They print the runs folder, so it is named as each one's folder sees it.
 notebooks: $(READY) ## execute the notebooks again and save their outputs (NOTEBOOKS=... picks some)
-	$(REPEATABLE) LABKIT_STATIC_CHARTS=1 $(BIN) -m jupyter nbconvert --to notebook --execute --inplace \
+	rm -rf build/runs
+	for one in $(NOTEBOOKS); do \
+		export LABKIT_PROFILE=tiny HF_HUB_OFFLINE=1 LABKIT_STATIC_CHARTS=1; \
+		LABKIT_RUNS=$$(dirname $$one | sed 's|[^/]*|..|g')/build/runs \
+		$(BIN) -m jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=900 \
-		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $$one || exit 1; \
+	done
 	$(BIN) tests/saved.py $(NOTEBOOKS)
+
+solutions: $(READY) ## run the notebooks with their folded solutions filled in: every checker must be green (NOTEBOOKS=...)
+	$(REPEATABLE) $(BIN) -m labkit.bench.exercises solutions $(NOTEBOOKS)
+
+assignment: $(READY) ## write the notebooks as nbgrader's source: answers between marks, hidden tests (NOTEBOOKS=...)
+	$(BIN) -m labkit.bench.exercises assignment $(NOTEBOOKS)
 
 lint: $(READY) ## check style and formatting
 	$(BIN) -m ruff check labkit tests data/build.py

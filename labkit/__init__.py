@@ -44,11 +44,16 @@ def __getattr__(name):
 
 
 class LabError(Exception):
-    """Something a learner can mend. The message says what happened and what to do.
+    """Something a learner can mend. The message says what happened and what to do; of a long one,
+    which quotes a file or a setting, the beginning and the end stay.
 
     Jupyter shows the message alone (IPython asks an exception for `_render_traceback_`), and the
     command line prints it as one line.
     """
+
+    def __init__(self, message: str = ""):
+        long = len(message) > 2_500
+        super().__init__(f"{message[:2_000]} […] {message[-400:]}" if long else message)
 
     def _render_traceback_(self):
         return [f"LabError: {self}"]

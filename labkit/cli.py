@@ -1,4 +1,4 @@
-"""The command line: python -m labkit info | doctor | run | train | chat | export | ratings | bench.
+"""The command line: python -m labkit info | doctor | run | train | chat | export | runs | …
 
 A verb is a function. tyro makes its options out of its arguments, and those of a stage's settings
 out of the dataclass in config.py and the strings under the fields. It returns its report, a dict,
@@ -14,6 +14,7 @@ mistyped name answer at once.
 import contextlib
 import functools
 import json
+import math
 import os
 import sys
 from dataclasses import asdict, dataclass, fields, make_dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import tyro
-from tyro.conf import Positional, Suppress, arg, subcommand
+from tyro.conf import Positional, arg, subcommand
 
 from labkit import LabError, __version__, config, ranks, runs
 
@@ -42,6 +43,8 @@ def main(argv=None) -> int:
     if argv == ["--version"]:
         print(f"rlhf-labkit {__version__}")
         return 0
+    if any("\ud800" <= c <= "\udfff" for word in argv for c in word):
+        return fail("The command line holds bytes that are no UTF-8. Write it in UTF-8.")
     command = parse(argv)
     try:
         with spoken(command.json):
@@ -55,10 +58,8 @@ def main(argv=None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        return fail(
-            f"{error.filename} can't be used ({error.strerror}). Choose another place, or set"
-            " LABKIT_RUNS to a folder of yours."
-        )
+        said = f"{error.filename} can't be used ({error.strerror}). Choose another place, or set"
+        return fail(LabError(f"{said} LABKIT_RUNS to a folder of yours."))  # of a readable length
     if command.json:
         with contextlib.suppress(AttributeError):
             sys.stdout.reconfigure(encoding="utf8")
@@ -210,7 +211,29 @@ def info(profile: Profile = None):
         "model": name,
         **models.describe(models.add_lora(model, settings.sft)),
         "versions": runs.versions(),
+        "unfinished": runs.unfinished(),
     }
+
+
+def runs_list():
+    """The whole runs, oldest first, and the unfinished ones of trainings that stopped."""
+    whole = [
+        {"name": run.name, "stage": run.stage, "seconds": run.info.get("seconds")}
+        for run in runs.listing()
+    ]
+    report = {"folder": str(runs.root()), "runs": whole, "unfinished": runs.unfinished()}
+    text = "\n\n".join(filter(None, (table(whole, digits=1), table(report["unfinished"]))))
+    return report, text or f"There are no runs in {runs.root()} yet."
+
+
+def runs_clean():
+    """Delete the unfinished runs of trainings that are dead. One that a living process holds stays,
+    and so does every whole run.
+    """
+    report = runs.clean()
+    gone = [f"{name} is deleted ({size:,} bytes)" for name, size in report["removed"].items()]
+    stays = [f"{name} stays: a process is training it" for name in report["at_work"]]
+    return report, "\n".join([*gone, *stays, f"{report['bytes']:,} bytes are free again."])
 
 
 def run(seeds: int = 1, base: str = "", ship: bool = False, profile: Profile = None):
@@ -258,20 +281,25 @@ def doctor():
 
 
 def train(stage: str):
-    """The verb that trains a stage into a run of its own, or goes on with a run of PPO."""
-    Resume = str | None if stage == "ppo" else Suppress[str | None]
+    """The verb that trains a stage into a run of its own, or goes on with one that stopped."""
 
     def verb(
         settings: options(stage),
         name: str | None = None,
-        resume: Resume = None,
+        resume: str | None = None,
         profile: Profile = None,
         settings_file: Annotated[str, arg(name="config")] = "",
     ):
         named = config.read(settings_file, stage) if settings_file else {}
         named |= given(settings)
+        config.refuse_idle(stage, named)
         if resume:
-            begin = runs.resume(resume, **named)
+            if name or profile:
+                raise LabError(
+                    f"{resume} goes on under its own name and with its own settings: leave out"
+                    f" --{'name' if name else 'profile'}."
+                )
+            begin = runs.resume(resume, stage, **named)
         else:
             cfg = config.change(getattr(config.profile(profile), stage), **named)
             begin = runs.start(stage, cfg, name)
@@ -313,8 +341,10 @@ def chat(
         seed: Makes a sampled answer repeatable.
     """
     talker, asked = speaker(run), " ".join(prompt)
-    if temperature is not None and temperature < 0:
-        raise LabError(f"--temperature is {temperature:g}, but it must be 0 or more.")
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise LabError(f"--temperature is {temperature:g}, but it must be a number, 0 or more.")
+    if seed is not None and not 0 <= seed < config.SEEDS:
+        raise LabError(f"--seed is {seed}, but it must be between 0 and {config.SEEDS - 1}.")
     from labkit import models
     from labkit.charts.tables import visible
 
@@ -428,7 +458,7 @@ def opened(store: str):
     """The store to read from. A verb that only looks makes none."""
     from labkit.feedback import Store
 
-    path = Path(store or runs.root() / "feedback.sqlite").expanduser()
+    path = config.expanded(store or runs.root() / "feedback.sqlite")
     if not path.exists():
         raise LabError(
             f"There are no ratings yet: {path} is not there. Rate something in notebook 05, or"
@@ -500,6 +530,78 @@ def ratings_import(source: Positional[str], store: At = ""):
     kept = Store(store)
     report = {"new": kept.load(source), "count": len(kept), "store": str(kept.path)}
     return report, f"{report['new']:,} new ratings; {kept.path} now holds {report['count']:,}."
+
+
+def ratings_rescue(store: At = ""):
+    """Make a damaged store whole again with all that can still be read; a copy stays as it was."""
+    from labkit.feedback.rescue import rescue
+
+    report = rescue(store)
+    return report, (
+        f"{report['rescued']:,} ratings are in {report['store']}, {report['unreadable']:,} could"
+        f" not be read; the damaged file is kept as {report['copy']}."
+    )
+
+
+def ratings_merge(stores: Positional[tuple[str, ...]], store: At = ""):
+    """Merge stores into one, which keeps what it holds: no rating twice and none lost.
+
+    Args:
+        stores: The files to merge; none of them is changed.
+    """
+    if not stores:
+        raise LabError("Name the stores to merge: python -m labkit ratings merge A.sqlite B.sqlite")
+    from labkit.feedback import merge
+
+    report = merge(stores, store or runs.root() / "feedback.sqlite")
+    counted = (
+        f"{report['new']:,} new ratings, {report['copies']:,} copies of one that was there;"
+        f" {report['store']} now holds {report['count']:,}.",
+        f"Judged again by the same rater: {report['again']:,} items alike,"
+        f" {report['conflicts']:,} otherwise; all are kept."
+        * bool(report["again"] + report["conflicts"]),
+        f"{report['withdrawn']:,} ratings are out: their raters withdrew."
+        * bool(report["withdrawn"]),
+    )
+    return report, "\n".join([*filter(None, counted), *map(shared_name, report["shared"])])
+
+
+def shared_name(one: dict) -> str:
+    """What speaks for two people behind one name."""
+    several, more = one["stores"][:3], len(one["stores"]) - 3
+    said = (
+        f"{one['rater']!r} rates in {' and '.join(several)}{f' and {more} more' * (more > 0)}:"
+        f" {one['common']} items in more than one, {one['differ']} judged otherwise,"
+        f" {one['at_once']} clicks at the same moment."
+    )
+    if one["at_once"]:
+        return (
+            f"{said} Those are two people: rename one in his own store (ratings rename), and merge"
+            " into a new one. (Simulated raters bear one name everywhere.)"
+        )
+    return f"{said} One person at two machines, or two people: ask."
+
+
+def ratings_withdraw(rater: Positional[str], store: At = ""):
+    """Take all ratings of a rater out of the store, for good: no import and no merge brings them
+    back.
+
+    Args:
+        rater: The name or pseudonym.
+    """
+    kept = opened(store)
+    report = {"withdrawn": kept.withdraw(rater), "count": len(kept), "store": str(kept.path)}
+    return report, (
+        f"{report['withdrawn']:,} ratings of {rater!r} are gone from {kept.path}. Exports and"
+        " copies of it hold them until you write them anew or merge this store with them."
+    )
+
+
+def ratings_rename(rater: Positional[str], name: Positional[str], store: At = ""):
+    """Give a rater a name that nobody has in this store."""
+    kept = opened(store)
+    report = {"renamed": kept.rename(rater, name), "store": str(kept.path)}
+    return report, f"{report['renamed']:,} ratings are {name!r}'s now."
 
 
 def ratings_agreement(store: At = "", rater: Rater = None, mode: Mode = None):
@@ -784,11 +886,16 @@ VERBS = {
     "train": {stage.replace("_", "-"): train(stage) for stage in config.STAGES},
     "chat": chat,
     "export": export,
+    "runs": {"list": runs_list, "clean": runs_clean},
     "ratings": {
         "list": ratings_list,
         "export": ratings_export,
         "import": ratings_import,
+        "rescue": ratings_rescue,
         "agreement": ratings_agreement,
+        "merge": ratings_merge,
+        "withdraw": ratings_withdraw,
+        "rename": ratings_rename,
     },
     "bench": {
         "series": bench_series,

@@ -7,7 +7,9 @@ and when the function can go.
 import contextlib
 import ctypes
 import logging
+import tempfile
 import warnings
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -141,3 +143,31 @@ def trainable_by_trl(module, model):
     module.config, module.dtype = model.config, model.dtype
     module.gradient_checkpointing_enable = model.gradient_checkpointing_enable
     module.add_model_tags = lambda tags: None
+
+
+def go_on(trainer, step: int, epoch: float):
+    """trainer.train(), as if `step` optimiser steps had been taken: the rows that they read are
+    skipped. What the weights, the optimiser and the random numbers were is the caller's business.
+
+    transformers goes on from a folder of its own layout; without `_load_from_checkpoint` put aside
+    it looks there for the weights of a whole model, and finds none.
+    """
+    from transformers import TrainerState
+
+    state = TrainerState(global_step=step, epoch=epoch, train_batch_size=trainer._train_batch_size)
+    state.compute_steps(trainer.args, trainer.args.max_steps)
+    trainer._load_from_checkpoint = lambda *_: None
+    with tempfile.TemporaryDirectory() as folder:
+        state.save_to_json(str(Path(folder) / "trainer_state.json"))
+        trainer.train(resume_from_checkpoint=folder)
+
+
+def set_step(scheduler, optimizer, step: int):
+    """The learning rates after `step` steps, from the settings of now.
+
+    The state dict of a scheduler would bring back the rate that the run began with.
+    """
+    rates = [base * of(step) for base, of in zip(scheduler.base_lrs, scheduler.lr_lambdas)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler.last_epoch, scheduler._last_lr = step, rates

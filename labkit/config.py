@@ -13,6 +13,7 @@ from pathlib import Path
 
 from labkit import LabError
 
+SEEDS = 2**32  # how many numpy has: 0 to one less
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "ai_feedback")
 _TYPES = {str: (str, "text"), int: (int, "a whole number"), float: ((int, float), "a number")}
 
@@ -53,6 +54,16 @@ _RULES = (
         lambda v, s: v >= 0,
     ),
     ("max_response_tokens", "2 or more", lambda v, s: v >= 2),
+    ("seed", f"between 0 and {SEEDS - 1}", lambda v, s: 0 <= v < SEEDS),
+    # Far beyond any model and any machine, and far below what ends a process or fills a disk.
+    (
+        "hidden_size intermediate_size context vocab_size lora_r batch_size minibatch_size"
+        " micro_batch_size max_prompt_tokens max_response_tokens",
+        "at most 1,000,000",
+        lambda v, s: v <= 1_000_000,
+    ),
+    ("layers", "at most 1,000", lambda v, s: v <= 1_000),
+    ("examples labels", "at most 10,000,000", lambda v, s: v <= 10**7),
     ("validation_fraction", "between 0 and 1", lambda v, s: 0 < v < 1),
     ("clamp", "between 0.5 and 1", lambda v, s: 0.5 <= v <= 1),
     ("question", "a question", lambda v, s: bool(v.strip())),
@@ -102,10 +113,15 @@ class Checked:
             kind, must = _TYPES[f.type]
             value = getattr(self, f.name)
             self._must(f.name, must, isinstance(value, kind) and not isinstance(value, bool))
+            whole = f.type is not str or not any("\ud800" <= c <= "\udfff" for c in value)
+            self._must(f.name, "text without half a character (a lone surrogate)", whole)
         for names, must, holds in _RULES:
             for name in names.split():
                 if hasattr(self, name):
                     self._must(name, must, holds(getattr(self, name), self))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            self._must(f.name, "finite", f.type is not float or abs(value) < math.inf)
 
     def _must(self, name, must, holds):
         if not holds:
@@ -171,6 +187,20 @@ class Pretrain(Checked):
     """
     seed: int = 0
 
+    def __post_init__(self):
+        super().__post_init__()
+        import psutil
+
+        matrices = self.layers * (4 * self.hidden_size + 3 * self.intermediate_size)
+        size = self.hidden_size * (self.vocab_size + matrices)
+        # Weights, gradients and two moments of the optimiser, in float32.
+        needed, there = 16 * size / 1e9, psutil.virtual_memory().total / 1e9
+        if needed > there:
+            raise LabError(
+                f"A base of {size:,} parameters takes {needed:,.0f} GB to train, and this machine"
+                f" has {there:,.0f} GB. Lower hidden_size, intermediate_size, layers or vocab_size."
+            )
+
 
 @dataclass
 class Adapted(Checked):
@@ -186,7 +216,7 @@ class Adapted(Checked):
     """LoRA scale: the update is multiplied by lora_alpha / lora_r."""
     max_prompt_tokens: int = 96
     """A longer prompt is an error that says which; in collections of pairs it is left out and
-    counted.
+    counted. Of a longer dialogue only the last turns are read.
     """
     max_response_tokens: int = 48
     """Longest response, its end token included."""
@@ -534,15 +564,37 @@ def profile(name: str | None = None) -> Profile:
     return PROFILES[name]()
 
 
+def expanded(path) -> Path:
+    """A path with its ~ written out. LabError for one that can't be: its user is unknown, it is
+    too long, it may not be looked at.
+    """
+    try:
+        if "\0" in str(path):
+            raise OSError("it holds a NUL")
+        found = Path(path).expanduser()
+        found.exists()
+    except (RuntimeError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise LabError(
+            f"{str(path)[:80]!r} can't be a path here ({reason}). Name another."
+        ) from None
+    return found
+
+
 def read(path: str, stage: str) -> dict:
     """The settings of `stage` in a JSON or YAML file, under the names of the options
     (learning_rate or learning-rate). LabError where it holds none.
     """
     import yaml  # JSON is YAML, too
 
+    file = expanded(path)
     try:
-        found = yaml.safe_load(Path(path).expanduser().read_text("utf8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        if file.exists() and not file.is_file():
+            raise ValueError("it is no plain file")
+        if file.exists() and file.stat().st_size > 1e6:
+            raise ValueError("it is far too long for settings")
+        found = yaml.safe_load(file.read_text("utf8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise LabError(
             f"The settings in {path!r} can't be read ({reason}). Name a file of JSON or YAML."
@@ -556,6 +608,18 @@ def read(path: str, stage: str) -> dict:
             with contextlib.suppress(ValueError):
                 named[name] = float(value)
     return named
+
+
+def refuse_idle(stage: str, named: dict):
+    """LabError for a setting that somebody named and that this stage would not heed: whoever goes
+    on from a policy goes on with its adapter.
+    """
+    goes_on = stage in ("reward", "ppo", "dpo", "kto") or (stage == "sft" and named.get("policy"))
+    if goes_on and (idle := [name for name in ("lora_r", "lora_alpha") if name in named]):
+        raise LabError(
+            f"{' and '.join(idle)} would not be heeded: {stage} goes on with the adapter of its"
+            " policy, whose size stays. Set it where that adapter is made: train sft."
+        )
 
 
 def change(config, **values):

@@ -321,7 +321,8 @@ def checkpoints(sources: list[runs.Run], target) -> None:
     for source in sources:
         folder = target / source.stage
         info = {**source.info, "name": f"shipped/{source.stage}"}
-        info.pop("aside", None)
+        for key in ("aside", "files"):  # the weights are others now
+            info.pop(key, None)
         text = json.dumps(info, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         (folder / "run.json").write_text(_renamed(text, renamed), "utf8")
         config_file = folder / models.ADAPTER / "adapter_config.json"

@@ -279,8 +279,8 @@ def installed(monkeypatch, bf16: bool = True):
     load = AutoModelForCausalLM.from_pretrained
 
     def from_pretrained(path, device_map=None, quantization_config=None, **options):
-        model = load(path, **options)
-        return move(model) if is_cuda(device_map[""]) else model
+        model, told = load(path, **options)
+        return move(model) if is_cuda(device_map[""]) else model, told
 
     def device_of(arguments):
         found = arguments._setup_devices  # what `device` was; it sets up accelerate
@@ -312,7 +312,8 @@ def installed(monkeypatch, bf16: bool = True):
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with monkeypatch.context() as patch, _Mode():
-            patch.setattr(runs, "device", lambda: torch.device("cuda"))
+            for module in (runs, runs.process):
+                patch.setattr(module, "device", lambda: torch.device("cuda"))
             patch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
             patch.setattr(torch.autograd, "_engine_run_backward", backward)
             patch.setattr(PartialState, "default_device", property(lambda self: CUDA))

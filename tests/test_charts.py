@@ -348,6 +348,25 @@ def test_text_stays_text(text):
         assert not re.search("<script|<img|<a |\u202e|\\\\u001b|\\\\u0000", said)
 
 
+def test_a_quote_in_a_figure_is_one_that_plotly_reads():
+    """Of entities plotly knows a few names and every number."""
+    drawn = charts.bars([{"m": 'the "best" & <b>', "v": 1.0}], "m", "v", title='"')
+    assert drawn.data[0].x[0] == "the &#34;best&#34; &amp; &lt;b&gt;"
+    assert "&quot;" not in drawn.to_json()
+
+
+def test_what_looks_like_a_formula_stays_text():
+    """In a table and in a live chart by MathJax's own class, in plotly by its setting. What holds
+    no formula is written as it always was.
+    """
+    for text in ("$x$", "\\(x\\)", "\\begin{a}"):
+        (page,) = [charts.table([{"a": text}])._repr_mimebundle_()["text/html"]]
+        assert page.startswith('<div class="tex2jax_ignore mathjax_ignore"')
+        assert tables.as_text(text) and not tables.as_text("x")
+    assert charts.table([{"a": "x"}])._repr_mimebundle_()["text/html"].startswith("<div style=")
+    assert charts.bundle(charts.curves(ROWS))[charts.MIME]["config"]["typesetMath"] is False
+
+
 def test_visible():
     assert tables.visible("a\tb\nc\x1b\u202e\ud800\u2028") == "a⇥b⏎c⟨1B⟩⟨202E⟩\ufffd⟨2028⟩"
     assert tables.visible("玉山 👩\u200d🏫 é") == "玉山 👩\u200d🏫 é"

@@ -1,7 +1,7 @@
 import pytest
 
 from labkit import LabError
-from labkit.data import chat
+from labkit.data import chat, rows
 from labkit.data.rows import Dialogue
 
 
@@ -319,3 +319,27 @@ def test_published_templates_frame_as_they_render(fresh, name):
         tokenizer.add_special_tokens({"additional_special_tokens": [mark]})
         chat.set_eos(tokenizer, [tokenizer.convert_tokens_to_ids(mark)])
         assert tokenizer.eos_token == mark
+
+
+def test_of_a_long_dialogue_the_last_turns_are_kept_and_told(tokenizer, capsys):
+    """Whole exchanges go, the oldest first; what begins is a question, and a system message
+    stays.
+    """
+    asks = [("user", f"What is {i}?") for i in range(6)]
+    turns = [turn for ask in asks for turn in (ask, ("assistant", "Gold is a metal. " * 4))][:-1]
+    long = rows.transcript(turns)
+    whole = len(chat.encode_prompt(tokenizer, long))
+    kept = chat.ending(tokenizer, long, whole - 1)
+    assert kept.turns == tuple(turns[2:]) and long.endswith(kept)
+    last = chat.ending(tokenizer, long, 5)  # nothing fits: it is left out by who asked
+    assert last == "What is 5?" and not hasattr(last, "turns")
+    assert chat.ending(tokenizer, long, whole) is long
+    plain = "gold " * 500
+    assert chat.ending(tokenizer, plain, 5) is plain
+    ruled = rows.transcript([("system", "Be brief."), *turns])
+    assert chat.ending(tokenizer, ruled, whole).turns[:2] == (("system", "Be brief."), turns[2])
+    limit = len(chat.encode_prompt(tokenizer, last))
+    assert chat.fits(tokenizer, limit)(long) == "" != chat.fits(tokenizer, limit - 1)(long)
+    capsys.readouterr()
+    assert chat.endings(tokenizer, [long, "Hi", plain], whole - 1) == [kept, "Hi", plain]
+    assert "Of 1 of 3 dialogues the oldest turns are left out" in capsys.readouterr().err

@@ -250,6 +250,16 @@ FUNCTIONS = {
             (lambda order: [(order[0], order[len(order)])], "about the ranking"),
         ],
     ),
+    "union": (
+        [lambda a, b: {one: a.get(one, False) or b.get(one, False) for one in a | b}],
+        [
+            (lambda a, b: a | b, "second store has the last word"),
+            (lambda a, b: b | a, "first store has the last word"),
+            (lambda a, b: {one: a[one] or b[one] for one in a if one in b}, "are lost"),
+            (lambda a, b: {"r1": False, "r4": False}, "old copy"),
+            (lambda a, b: dict.fromkeys(a | b, False), "is right"),
+        ],
+    ),
     "cohen": (
         [kappa],
         [
@@ -709,7 +719,8 @@ def test_what_is_unfinished_broken_or_nonsense_is_refused(name, capsys):
 
 
 def test_every_checker_has_its_cases():
-    assert {f"check_{name}" for name in CASES} | {"check_prediction"} == set(checks.__all__)
+    others = {"check_prediction", "progress"}
+    assert {f"check_{name}" for name in CASES} | others == set(checks.__all__)
 
 
 def test_a_guess_comes_before_its_experiment(capsys):

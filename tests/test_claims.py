@@ -37,10 +37,14 @@ def fault(cells, line: str) -> str:
 CLAIMED = read(CLAIMS.read_text("utf8"))
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.ipynb")))
-def test_every_claim_has_a_cell_that_prints_it(name):
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb")) + sorted(FOLDER.glob("labs/*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_claim_has_a_cell_that_prints_it(path):
+    name = path.stem
     assert CLAIMED.get(name), f"tests/claims.md has no claims of {name}"
-    cells = nbformat.read(FOLDER / f"{name}.ipynb", 4).cells
+    cells = nbformat.read(path, 4).cells
     faults = {claim: fault(cells, line) for claim, line in CLAIMED[name]}
     assert {claim: said for claim, said in faults.items() if said} == {}
 

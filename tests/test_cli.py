@@ -135,7 +135,7 @@ def test_every_setting_is_an_option_with_its_docstring(stage, capsys):
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert stopped.value.code == 0 and f"(tiny: {kind().learning_rate})" in out
     wanted = "Transformer blocks." if stage == "pretrain" else "Rank of the LoRA matrices"
-    assert wanted in out and ("--resume" in out) == (stage == "ppo")
+    assert wanted in out and "--resume" in out
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,6 @@ def test_every_setting_is_an_option_with_its_docstring(stage, capsys):
         "train sft --epochs many",
         "train sft --batch-size 2.5",
         "train sft --learn 1",
-        "train sft --resume sft-001",
         "export sft-001",
         "bench",
         "ratings",
@@ -192,6 +191,8 @@ def test_version(capsys):
 
 
 def test_info_in_a_fresh_process(home, tokenizer):
+    (home / ".partial-dead").mkdir()
+    (home / ".partial-dead" / "run.json").write_text("half")
     done = shell("info", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -206,7 +207,9 @@ def test_info_in_a_fresh_process(home, tokenizer):
         "quantization",
         "trainable_parameters",
         "versions",
+        "unfinished",
     ]
+    assert report["unfinished"] == [{"name": "dead", "bytes": 4, "at_work": False, "resume": False}]
     assert report["profile"] == "tiny" and report["model"] == "tiny-base"
     assert (
         report["quantization"] == "nf4" and report["layers_4bit"] == 2 * 7
@@ -323,6 +326,34 @@ def test_chat_answers_one_prompt(sft_home, capsys):
     report = reported(capsys, "chat", "--run", "sft-new", "Gold?")
     assert report["run"] == "sft-new" and report["prompt"] == "Gold?"
     assert isinstance(report["answer"], str)
+
+
+def test_a_temperature_or_a_seed_that_is_none_is_told(sft_home, capsys):
+    for words in ("--temperature nan", "--temperature inf", "--temperature -1"):
+        assert "it must be a number, 0 or more" in told(capsys, "chat", "Hi", *words.split())
+    for seed in ("-1", str(2**32), str(10**30)):
+        assert "between 0 and 4294967295" in told(capsys, "chat", "Hi", "--seed", seed)
+
+
+def test_sizes_beyond_the_machine_are_told_before_anything_is_allocated(sft_home, capsys):
+    huge = {"lora-r": "sft", "vocab-size": "pretrain", "seed": "kto", "batch-size": "dpo"}
+    for option, stage in huge.items():
+        said = told(capsys, "train", stage, f"--{option}", "99999999999")
+        assert option.replace("-", "_") in said and "it must be" in said
+    assert "no matrix of this base has a rank above" in told(
+        capsys, "train", "sft", "--base", "tiny-base", "--lora-r", "999999"
+    )
+    assert "would not be heeded" in told(capsys, "train", "dpo", "--lora-r", "64")
+    assert "can't be a path here" in told(capsys, "train", "sft", "--data", "~nosuchuser/x.jsonl")
+    assert "can't be a path here" in told(capsys, "ratings", "list", "--store", "~nosuchuser/x")
+
+
+def test_a_damaged_store_is_rescued(rated, capsys):
+    path = runs.root() / "feedback.sqlite"
+    assert "is whole: there is nothing to rescue" in told(capsys, "ratings", "rescue")
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 4096)
+    assert "python -m labkit ratings rescue" in told(capsys, "ratings", "list")
 
 
 def test_chat_loop(sft_home, capsys, monkeypatch):
@@ -453,7 +484,7 @@ def test_what_is_not_there(home, capsys, tmp_path, monkeypatch):
     assert "There is no file" in told(
         capsys, "train", "dpo", "--data", absent
     )  # on the shipped SFT
-    monkeypatch.setattr(runs, "shipped", lambda stage: None)
+    monkeypatch.setattr(runs.shelf, "shipped", lambda stage: None)
     no_sft = told(capsys, "train", "dpo", "--data", absent)
     assert "There is no sft run yet. Train one: python -m labkit train sft" in no_sft
     assert "steps is -1" in told(capsys, "train", "pretrain", "--steps", "-1")
@@ -483,7 +514,7 @@ def test_nothing_is_overwritten(home, capsys, tmp_path, corpus):
 def test_a_runs_folder_that_is_none(tmp_path, capsys, monkeypatch, corpus):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "file" / "runs"))
-    assert "can't be used" in told(capsys, "train", "pretrain", "--corpus", corpus, *SMALL)
+    assert "can't be written" in told(capsys, "train", "pretrain", "--corpus", corpus, *SMALL)
 
 
 def test_interrupt_leaves_no_run(empty_runs, corpus):

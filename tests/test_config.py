@@ -67,6 +67,14 @@ REFUSED = [
     ((config.Sft,), "learning_rate", ("fast", None), "a number"),
     ((config.Pretrain,), "steps", (2.5, True), "a whole number"),
     ((config.Sft,), "base", (None,), "text"),
+    ((config.Pretrain, *ADAPTED), "seed", (-1, 2**32, 10**30), "between 0 and 4294967295"),
+    ((config.Pretrain,), "vocab_size", (99_999_999_999,), "at most 1,000,000"),
+    ((config.Pretrain,), "layers", (10**9,), "at most 1,000"),
+    (ADAPTED, "lora_r max_prompt_tokens", (10**9,), "at most 1,000,000"),
+    ((config.Sft, config.Dpo), "batch_size", (10**12,), "at most 1,000,000"),
+    ((config.Sft,), "data policy", ("half \udcff",), "text without half a character"),
+    ((config.Sft,), "examples", (10**12,), "at most 10,000,000"),
+    ((config.Sft,), "epochs learning_rate", (float("inf"),), "finite"),
 ]
 
 
@@ -188,3 +196,33 @@ def test_every_setting_has_a_plain_type():
 
 def test_a_lab_error_renders_without_a_traceback():
     assert LabError("Say so.")._render_traceback_() == ["LabError: Say so."]
+
+
+def test_a_base_larger_than_the_machine_is_refused_by_its_size():
+    with pytest.raises(LabError, match="parameters takes .* GB to train, and this machine has"):
+        config.Pretrain(hidden_size=100_000, heads=10, layers=1_000, vocab_size=1_000_000)
+
+
+def test_settings_come_from_a_plain_file_of_a_size_that_settings_have(tmp_path):
+    for path, said in {
+        "/dev/zero": "it is no plain file",
+        "~nosuchuser/x.yaml": "can't be a path here",
+        str(tmp_path / "nowhere.yaml"): "No such file",
+    }.items():
+        with pytest.raises(LabError, match=said):
+            config.read(path, "ppo")
+    for text, said in {"[" * 5_000: "can't be read", "x: 1\n" * 300_000: "far too long"}.items():
+        (tmp_path / "mine.yaml").write_text(text)
+        with pytest.raises(LabError, match=said):
+            config.read(str(tmp_path / "mine.yaml"), "ppo")
+
+
+def test_a_setting_that_a_stage_would_not_heed_is_refused():
+    for stage in ("reward", "ppo", "dpo", "kto"):
+        with pytest.raises(LabError, match=f"lora_r would not be heeded: {stage} goes on"):
+            config.refuse_idle(stage, {"lora_r": 64, "beta": 0.1})
+    with pytest.raises(LabError, match="lora_r and lora_alpha would"):
+        config.refuse_idle("sft", {"lora_r": 64, "lora_alpha": 1, "policy": "sft-001"})
+    config.refuse_idle("sft", {"lora_r": 64})
+    config.refuse_idle("ai_feedback", {"lora_r": 64})
+    config.refuse_idle("dpo", {"beta": 0.1})

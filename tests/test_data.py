@@ -330,3 +330,69 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert "No space left on device" in refusal(data.save_jsonl, [{"prompt": "new"}], path)
     assert path.read_text("utf8") == '{"prompt": "old"}\n' and list(tmp_path.iterdir()) == [path]
     assert "not written" in refusal(data.save_jsonl, [], tmp_path)  # a folder
+
+
+# --- what used to come in unseen -----------------------------------------------------------------
+
+HALF = "half \ud83d"
+
+
+@pytest.mark.parametrize(
+    "load, row, name",
+    [
+        (data.load_pairs, {"chosen": f"\n\nHuman: a\n\nAssistant: {HALF}"}, "chosen"),
+        (data.load_pairs, {"response1": HALF}, "response1"),
+        (data.load_pairs, {"input": HALF}, "input"),
+        (data.load_pairs, {**PAIR, "rater": HALF}, "rater"),
+        (data.load_demos, {"instruction": "Q", "output": "A", "input": HALF}, "input"),
+        (data.load_demos, {"messages": [{"role": "user", "content": HALF}]}, "messages"),
+        (data.load_prompts, {"messages": [{"role": "user", "content": HALF}]}, "messages"),
+    ],
+)
+def test_half_a_character_is_refused_in_every_form(load, row, name, file):
+    hh = {one: f"\n\nHuman: a\n\nAssistant: {one}" for one in ("chosen", "rejected")}
+    votes = {"annotator1": 1, "annotator2": 1, "annotator3": 2}
+    pandalm = {"instruction": "Do", "input": "", "response1": "a", "response2": "b", **votes}
+    whole = hh if row.keys() & hh.keys() and "prompt" not in row else {}
+    whole = pandalm if load is data.load_pairs and row.keys() & pandalm.keys() else whole
+    said = refusal(load, jsonl(file, json.dumps({**whole, **row})))
+    assert f'line 1: "{name}" holds half a character (a lone surrogate)' in said
+
+
+def test_answers_labelled_false_are_no_demonstrations(file):
+    row = {"prompt": "Q", "response": "A"}
+    assert data.load_demos(jsonl(file, {**row, "label": True})) == [Demo("Q", "A")]
+    said = refusal(data.load_demos, jsonl(file, {**row, "label": True}, {**row, "label": False}))
+    assert 'line 2: "label" is false' in said and "kto" in said
+
+
+def test_what_is_no_plain_file_is_called_by_its_name(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for place in (tmp_path / "pipe.jsonl", "/dev/zero"):
+        assert "is a pipe or a device, not a file" in refusal(data.load_pairs, str(place))
+    pointer = tmp_path / "big.jsonl"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
+    for load in LOADERS:
+        assert "is a pointer of Git LFS" in refusal(load, str(pointer))
+    assert "can't be a path here" in refusal(data.load_pairs, "~nosuchuser/mine.jsonl")
+    assert "can't be a path here" in refusal(data.load_pairs, "./" + "x" * 5_000)
+
+
+def test_a_file_larger_than_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(data.files, "room", lambda: 3_000_000)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(50_000_000)))
+    (tmp_path / "long.txt").write_bytes(b"x" * 5_000_000)
+    for name in ("bomb.gz", "long.txt"):
+        assert "more than this machine has memory for" in refusal(
+            data.load_text, str(tmp_path / name)
+        )
+    (tmp_path / "short.txt").write_bytes(b"x" * 2_000_000)
+    assert data.load_text(str(tmp_path / "short.txt"))
+
+
+def test_a_sentence_stays_one_that_can_be_read(file):
+    said = refusal(data.load_pairs, jsonl(file, {"x" * 100_000: 1}))
+    assert len(said) < 2_600 and said.startswith(str(file)) and said.endswith("a line.")
+    number = refusal(data.load_pairs, jsonl(file, '{"prompt": ' + "9" * 5_000 + "}"))
+    assert "line 1: broken JSON (a number of more digits than can be read)" in number
+    assert "nested too deep" in refusal(data.load_pairs, jsonl(file, "[" * 100_000, "{}"))

@@ -20,7 +20,7 @@ from saved import VIEW, without_views
 from labkit import checks, launch
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb")) + sorted(FOLDER.glob("labs/*.ipynb"))
 COMPARED = "nbval-check-output"
 PLOTLY = "application/vnd.plotly.v1+json"
 LINES = 25  # of a code cell; PPO in one cell (07) stands there whole, and may have more
@@ -89,7 +89,8 @@ def setup_cell(notebook) -> str:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_committed_notebook_has_the_form(path):
-    assert faults(nbformat.read(path, 4), path.name, path.stat().st_size) == []
+    name = path.relative_to(FOLDER).as_posix()
+    assert faults(nbformat.read(path, 4), name, path.stat().st_size) == []
 
 
 ON_THE_LINE = ("pretrain", "poems")  # the base that read most goes on; nothing goes on from a poet

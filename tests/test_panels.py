@@ -284,6 +284,32 @@ def test_it_goes_on_at_the_first_item_not_yet_rated(store):
     assert "question 0" in shown(rate(PAIRS, "regenerated", store))
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+def test_two_tabs_ask_one_rater_once(store, chosen):
+    """The later click of two on one item is not stored, and the panel goes on where both are."""
+
+    def items():
+        left = [one for one in PAIRS if all(r.prompt != one[0] for r in store.all("me"))]
+        return left[0] if left else None
+
+    here, there = (rate(items if chosen else PAIRS, store=store) for _ in range(2))
+    press(here, "Same", "Same")
+    press(there, "Same")
+    assert "rated this in another tab" in there._said and len(store) == 2
+    assert there._item.prompt == "question 2" == here._item.prompt
+    press(there, "Same", "Undo", "Same")
+    press(here, "Same")
+    assert len(store) == 3 and here._item.prompt == "question 3"
+    prompts = [one.prompt for one in store.all()]
+    assert len(set(prompts)) == len(prompts)
+
+
+def test_the_kernel_answers_a_click(store):
+    (keys,) = (one for one in tree(rate(PAIRS, store=store).widget) if isinstance(one, panels.Keys))
+    keys.asked = 3
+    assert keys.heard == 3
+
+
 def test_an_item_that_is_there_twice_is_asked_twice(store):
     items = [PAIRS[0], PAIRS[1], PAIRS[0]]
     rate(items, store=store).simulate(Prefers(), 1)

@@ -264,7 +264,8 @@ def test_shipped_runs_stand_alone_and_name_each_other(report, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setenv("LABKIT_RUNS", str(root))
         kept = {"ppo": runs.load(series.shippable(found["seeds"])["runs"]["ppo"]).evaluation}
-        patch.setattr(runs, "data_folder", lambda: tmp_path / "data")
+        for module in (runs, runs.shelf):
+            patch.setattr(module, "data_folder", lambda: tmp_path / "data")
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "atlas").symlink_to(atlas_folder)
         series.ship(found)

@@ -1,6 +1,7 @@
 """Measurements that take minutes: each figure stands beside what bounds it on this machine, or
-beside a peer on it. No other room but the command line may import this one, and nothing that a
-learner needs may live here: of the wheel, only this file is part.
+beside a peer on it; and `exercises`, which fills notebooks in or hands them to nbgrader. No other
+room but the command line may import this one, and nothing that a learner needs may live here: of
+the wheel, only this file is part.
 """
 
 from labkit import LabError

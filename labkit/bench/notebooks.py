@@ -41,24 +41,28 @@ def files_of(notebooks=()) -> list[Path]:
     return files
 
 
-def execute(file: Path, environment: dict):
-    """Run every cell in a kernel of its own, in the notebook's folder."""
+def execute(file: Path, environment: dict, notebook=None):
+    """Run every cell in a kernel of its own, in the notebook's folder. notebook: what to run there
+    in the file's place; it keeps its outputs.
+    """
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     try:
-        client_of(file).execute(env=environment)
+        client_of(file, notebook).execute(env=environment)
     except (CellExecutionError, CellTimeoutError) as error:
         raise refused(file, error) from error
 
 
-def client_of(file: Path):
-    """An nbclient of a notebook, which runs it in its folder; a cell has 900 seconds."""
+def client_of(file: Path, notebook=None):
+    """An nbclient of a notebook (or of another in its place), which runs it in its folder; a cell
+    has 900 seconds.
+    """
     import nbformat
     from nbclient import NotebookClient
 
     where = {"metadata": {"path": str(file.absolute().parent)}}
     how = {"timeout": 900, "kernel_name": "python3", "store_widget_state": False}
-    return NotebookClient(nbformat.read(file, 4), resources=where, **how)
+    return NotebookClient(notebook or nbformat.read(file, 4), resources=where, **how)
 
 
 def refused(what, error) -> LabError:

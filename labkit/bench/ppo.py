@@ -28,6 +28,7 @@ import torch
 
 from labkit import LabError, atlas, config, models, rollout, runs, stages
 from labkit.bench.measure import machine, reached, say, warn_if_busy
+from labkit.config import expanded
 from labkit.data import chat
 
 PEER = "1.12.0"
@@ -94,7 +95,7 @@ def peer_folder(name: str = "") -> Path:
     LabError, with the way to get it, when it is not there.
     """
     name = name or os.environ.get("LABKIT_PEER") or runs.root() / ".trl-1.12"
-    folder = Path(name).expanduser().absolute()
+    folder = expanded(name).absolute()
     if not (folder / f"trl-{PEER}.dist-info").is_dir():
         raise LabError(
             f"There is no TRL {PEER} in {folder}. Install it there, beside the one that labkit"

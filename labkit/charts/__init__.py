@@ -8,6 +8,7 @@ from labkit.charts.board import Dashboard, dashboard
 from labkit.charts.course import course
 from labkit.charts.figures import areas, bands, bars, calibration, curves, heat, histogram
 from labkit.charts.forest import forest
+from labkit.charts.grid import grid
 from labkit.charts.progress import Live, live
 from labkit.charts.showing import MIME, bundle, show
 from labkit.charts.strips import strips
@@ -26,6 +27,7 @@ __all__ = [
     "curves",
     "dashboard",
     "forest",
+    "grid",
     "heat",
     "histogram",
     "live",

@@ -95,7 +95,7 @@ class Dashboard(Live):
         if len(prompts) == 1:
             columns.remove("prompt")
             title = f"The fixed prompt: {_short(prompts.pop())}"
-        return replace(table(rows, columns, title=title), mathematics=False)
+        return table(rows, columns, title=title)
 
     def spec(self, until=None) -> dict:
         return self._lines(self.line(values=0), until)

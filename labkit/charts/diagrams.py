@@ -552,6 +552,30 @@ def wrong_judges() -> Picture:
     return page
 
 
+def classroom() -> Picture:
+    """Thirty people rate (全班給回饋), each into a store of their own. The stores are merged into
+    one: nothing twice, nothing lost, what was withdrawn stays out. From it come κ, who agrees with
+    whom, a reward model for each circle of those who agree, and one of all. PPO learns from the one
+    of all, and a control that learned nothing stands beside it.
+    """
+    page = Picture(330)
+    page.words(20, 36, "全班給回饋", LARGE, bold=True)
+    for i in range(5):
+        page.box(20, 54 + i * 44, 118, 34, f"store {i + 1}" if i < 4 else "… 30", tone=GREY)
+        page.line((142, 71 + i * 44), (214, 150))
+    page.box(220, 110, 150, 84, "one store", "a union", tone=BLUE)
+    page.line((374, 136), (436, 92))
+    page.line((374, 168), (436, 210))
+    page.box(442, 50, 150, 78, "κ", "who with whom", tone=PURPLE)
+    page.box(442, 176, 150, 78, "reward models", "a circle · all", tone=GREEN)
+    page.line((596, 214), (640, 214))
+    page.box(646, 176, 134, 78, "PPO", "and a control", tone=RED)
+    page.words(220, 226, "nothing twice, nothing lost", SMALL)
+    page.words(220, 250, "withdrawn stays out", SMALL)
+    page.words(20, 308, "One class has several tastes. Which does the policy learn?", bold=True)
+    return page
+
+
 def report_card() -> Picture:
     """The same held-out questions go to every model. Its answers are marked by the gold judge
     (right, gold mark, win rate), counted (words, hedging, apologies, refusals), scored by the
@@ -599,6 +623,7 @@ PICTURES = {
     "12": helpful_or_safe,
     "13": wrong_judges,
     "14": report_card,
+    "class": classroom,
 }
 
 

@@ -69,5 +69,7 @@ def faint(colour, strength) -> str:
 
 
 def text(value) -> str:
-    """Text for a figure, where plotly would read tags."""
-    return html.escape(visible(str(value)))
+    """Text for a figure, where plotly would read tags. Of entities it knows few by name: a quote
+    goes by number.
+    """
+    return html.escape(visible(str(value))).replace("&quot;", "&#34;")

@@ -9,8 +9,9 @@ from labkit.charts import pictures
 from labkit.charts.look import TEMPLATE
 
 MIME = "application/vnd.plotly.v1+json"
-# Without showSendToCloud=False, plotly 7 offers to upload the chart ("Share chart...").
-CONFIG = {"responsive": True, "displaylogo": False, "showSendToCloud": False}
+# Without showSendToCloud=False, plotly 7 offers to upload the chart ("Share chart..."). Without
+# typesetMath=False, $…$ is a formula wherever the page has MathJax; what a model says is text.
+CONFIG = {"responsive": True, "displaylogo": False, "showSendToCloud": False, "typesetMath": False}
 
 
 def show(chart):

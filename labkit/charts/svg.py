@@ -11,6 +11,7 @@ import html
 import math
 
 from labkit.charts.look import AXIS, FONT, INK, MARGIN, MARKS, PAPER, RULE
+from labkit.charts.tables import as_text
 
 WIDE = 800  # in which the shapes are drawn
 _STROKES = {"dash": "8 5", "dot": "2 4", "dashdot": "8 4 2 4", "longdash": "13 6"}
@@ -40,8 +41,9 @@ def svg(figure: dict) -> str:
     alt, font = html.escape(layout["meta"]["alt"]), html.escape(FONT)
     size = f'width="100%" height="{tall}"'
     stretched = f'{size} viewBox="0 0 {WIDE} {tall}" preserveAspectRatio="none"'
+    plain = as_text("".join(words))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{alt}" {size} '
+        f'<svg {plain}xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{alt}" {size} '
         f'style="display:block;background:{PAPER}" font-family="{font}" fill="{INK}">'
         f"<svg {stretched}>{''.join(shapes)}</svg>{''.join(words)}</svg>"
     )

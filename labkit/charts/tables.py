@@ -21,8 +21,6 @@ class Table:
     right: list
     """Whether each column is aligned to the right: numbers are."""
     title: str = ""
-    mathematics: bool = True
-    """Whether JupyterLab may set $…$ as a formula; in what a model says, it is text."""
 
     def __str__(self):
         """The table as Markdown."""
@@ -62,8 +60,7 @@ class Table:
         head = row(self.headings, "th", 'scope="col"')
         body = "".join(row(cells, "td", 'dir="auto"') for cells in self.cells)
         grid = f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
-        plain = "" if self.mathematics else 'class="tex2jax_ignore mathjax_ignore" '
-        page = f'<div {plain}style="overflow-x:auto">{grid}</div>'
+        page = f'<div {as_text(grid)}style="overflow-x:auto">{grid}</div>'
         return {"text/html": page, "text/plain": str(self)}
 
 
@@ -80,6 +77,13 @@ def table(rows, columns=None, digits=3, title="") -> Table:
     ]
     cells = [[written(row.get(key), digits) for key in headings] for row in rows]
     return Table([visible(str(h)) for h in headings.values()], cells, right, visible(title))
+
+
+def as_text(page: str) -> str:
+    """The attribute that keeps MathJax off HTML with a $ or a backslash, which a notebook's page
+    would set as a formula: what a model says is text.
+    """
+    return 'class="tex2jax_ignore mathjax_ignore" ' if "$" in page or "\\" in page else ""
 
 
 def visible(text: str, newline: str = "⏎") -> str:

@@ -1,11 +1,14 @@
 """Exercise checkers, one file per notebook: each tries a learner's function on small cases, prints
 one line ("Right: …", or "Not yet: …" with a hint) and returns True or False.
 
+What passes is noted in the runs folder (`progress`).
+
 Nothing here raises, trains or loads a model, except that check_prediction runs the experiment it is
 given; what two checkers share stands in `core`.
 """
 
 from labkit.checks.ai_feedback import check_both_orders, check_expected_score, check_position_share
+from labkit.checks.class_mode import check_union
 from labkit.checks.constitution import check_margin, check_preference
 from labkit.checks.core import check_prediction
 from labkit.checks.dpo import check_push, check_smoothed_dpo
@@ -16,6 +19,7 @@ from labkit.checks.go import check_advantages, check_area
 from labkit.checks.helpful_or_safe import check_coin, check_margin_loss, check_piecewise
 from labkit.checks.instruction_tuning import check_merged, check_response_mask
 from labkit.checks.kto import check_mismatched, check_pull
+from labkit.checks.noting import progress
 from labkit.checks.overoptimization import check_cautious, check_expected_best, check_stop
 from labkit.checks.ppo import check_gain, check_k3, check_penalty, check_surprise
 from labkit.checks.pretraining import check_bits_per_character, check_next_token_loss
@@ -66,5 +70,7 @@ __all__ = [
     "check_temperature_of",
     "check_thurstone",
     "check_to_go",
+    "check_union",
     "check_wilson",
+    "progress",
 ]

@@ -5,6 +5,7 @@ import functools
 
 import torch
 
+from labkit.checks import noting
 from labkit.config import LabError
 
 # Errors whose own words say little to somebody who meets them for the first time.
@@ -21,9 +22,10 @@ class NotYet(Exception):
     """What keeps a function from being right, in words for its author."""
 
 
-def checker(praise: str):
-    """Turn a function that raises NotYet into one that prints the verdict and returns True or
-    False. What it returns, words, stands before the praise.
+def checker(praise: str, exercise=None):
+    """Turn a function that raises NotYet into one that prints the verdict, notes a right answer
+    (noting) and returns True or False. What it returns, words, stands before the praise.
+    exercise: names the exercise by the arguments, where the function's name does not.
     """
 
     def wrap(check):
@@ -35,6 +37,7 @@ def checker(praise: str):
                 print("Not yet:", " ".join(str(hint).split()))  # one line, whatever it quotes
                 return False
             print(f"Right: {said}; {praise}" if said else f"Right: {praise}")
+            noting.note(exercise(*arguments) if exercise else check.__name__)
             return True
 
         return judged
@@ -121,7 +124,7 @@ def hold_masked(function, right, logprobs, *others):
     settle(call(function, holes, *others), right, otherwise=lost)
 
 
-@checker("it came out as you said. Say in one sentence why.")
+@checker("it came out as you said. Say in one sentence why.", noting.guessed)
 def check_prediction(guess, choices, experiment):
     """guess: the one of `choices` that will have the highest figure. experiment: a function without
     arguments that measures it, → {choice: figure}; it runs only when there is a guess.

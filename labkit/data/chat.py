@@ -4,7 +4,7 @@ A conversation of one turn is framed as in the lecture, `USER:台灣最高的山
 own tokenizer (`train_tokenizer`) has one token for each of the three marks. A Hub tokenizer that
 brings a chat template keeps its own frame; one without gets the two marks as plain text. The
 response always ends in the tokenizer's EOS token (`set_eos`). A dialogue so far (rows.Dialogue) is
-framed turn by turn.
+framed turn by turn; of one that is too long, its last turns (`ending`).
 
 Only the frame may hold special tokens: text of a user or of a model is encoded with
 `split_special_tokens`, so a prompt that contains "AI:" or "[END]" stays a prompt and can't put
@@ -12,8 +12,10 @@ words into the model's mouth.
 """
 
 import functools
+import sys
 
 from labkit import LabError
+from labkit.data import rows
 
 PAD, EOS, USER, AI = "[PAD]", "[END]", "USER:", "AI:"
 TEMPLATE = (
@@ -214,6 +216,30 @@ def encode(
     return prompt_ids + response_ids, [0] * len(prompt_ids) + [1] * len(response_ids)
 
 
+def ending(tokenizer, prompt: str, max_tokens: int) -> str:
+    """A dialogue that is longer than max_tokens, from a later question of its user's on, the first
+    that fits (its last, where none does); any other prompt as it is.
+    """
+    turns = getattr(prompt, "turns", ())
+    asks = [i for i, (role, _) in enumerate(turns) if role == "user" and i]
+    while asks and len(encode_prompt(tokenizer, prompt)) > max_tokens:
+        before = [turn for turn in turns[:1] if turn[0] == "system"]
+        prompt = rows.transcript([*before, *turns[asks.pop(0) :]])
+    return prompt
+
+
+def endings(tokenizer, prompts: list, max_tokens: int) -> list:
+    """The `ending` of each; standard error says of how many dialogues that is not the whole."""
+    kept = [ending(tokenizer, prompt, max_tokens) for prompt in prompts]
+    if cut := sum(one is not prompt for one, prompt in zip(kept, prompts)):
+        print(
+            f"Of {cut:,} of {len(prompts):,} dialogues the oldest turns are left out, so that they"
+            f" fit in max_prompt_tokens={max_tokens}.",
+            file=sys.stderr,
+        )
+    return kept
+
+
 def check_lengths(tokenizer, prompts, max_prompt_tokens: int) -> list[list[int]]:
     """Encode every prompt before any work starts; the first that is too long is a LabError that
     quotes it.
@@ -226,7 +252,8 @@ def fits(tokenizer, max_prompt_tokens: int):
 
     def why(record) -> str:
         try:
-            ids = encode_prompt(tokenizer, record if isinstance(record, str) else record.prompt)
+            asked = record if isinstance(record, str) else record.prompt
+            ids = encode_prompt(tokenizer, ending(tokenizer, asked, max_prompt_tokens))
         except LabError as error:
             return str(error).split(". ")[0]
         long = len(ids) > max_prompt_tokens
@@ -242,10 +269,10 @@ def pad(sequences, pad_id: int, side: str = "right"):
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    rows = [torch.as_tensor(sequence, dtype=torch.long) for sequence in sequences]
-    ones = [torch.ones_like(row) for row in rows]
+    ids = [torch.as_tensor(sequence, dtype=torch.long) for sequence in sequences]
+    ones = [torch.ones_like(row) for row in ids]
     return (
-        pad_sequence(rows, batch_first=True, padding_value=pad_id, padding_side=side),
+        pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side),
         pad_sequence(ones, batch_first=True, padding_side=side),
     )
 

@@ -27,6 +27,7 @@ from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 
 from labkit import LabError
+from labkit.config import expanded
 from labkit.data import hub, rows
 from labkit.data.rows import Demo, Pair, Rating
 
@@ -108,7 +109,7 @@ def split(records: list, fraction: float, seed: int = 0) -> tuple[list, list]:
 
 def save_jsonl(records: list, path: str | Path) -> Path:
     """Write records (dataclasses or dicts), one JSON object a line, whole or not at all."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,16 +135,22 @@ def read_text(source: str | Path) -> str:
     """The text of a UTF-8 file, gzipped or not. Raises LabError for a missing, empty or binary
     file.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.iterdir())[:5])
         raise LabError(f"{path} is a folder without data. Name a file: {inside or 'it is empty'}.")
+    if path.exists() and not path.is_file():
+        raise LabError(f"{path} is a pipe or a device, not a file. Save what it gives into a file.")
     if not path.is_file():
         raise LabError(_missing(str(source)))
+    most = room()
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        text = raw.decode("utf-8-sig")
+        text = _unpacked(path, most).decode("utf-8-sig")
+    except MemoryError:
+        raise LabError(
+            f"{path} holds more than this machine has memory for (at most {most / 1e9:.1f} GB,"
+            " unpacked). Take a part of it, or free some memory."
+        ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise LabError(
@@ -157,9 +164,37 @@ def read_text(source: str | Path) -> str:
         raise LabError(
             f"{path} is a binary file, not text (line {line} holds a NUL). Choose a text."
         )
+    if text.startswith("version https://git-lfs"):
+        raise LabError(
+            f"{path} is a pointer of Git LFS, not the data. Fetch them with: git lfs pull."
+        )
     if not text.strip():
         raise LabError(f"{path} is empty. Put some text in it, or choose another file.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def room() -> int:
+    """Bytes of text that may be read at once: read, decoded, cut into records and records again
+    make it four times as much.
+    """
+    import psutil
+
+    return psutil.virtual_memory().available // 4
+
+
+def _unpacked(path: Path, most: int) -> bytes:
+    """The bytes of a file, gzipped or not, in pieces: MemoryError where they are more than `most`,
+    however small they are packed.
+    """
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        pieces = []
+        while piece := file.read(1 << 20):
+            pieces.append(piece)
+            if len(pieces) << 20 > most + (1 << 20):
+                raise MemoryError
+    return b"".join(pieces)
 
 
 class Records(list):
@@ -320,7 +355,8 @@ def _file_rows(source):
             yield from ((f"record {n}", row) for n, row in enumerate(json.loads(text), 1))
         except (ValueError, RecursionError) as error:
             raise LabError(
-                f"{source} is broken JSON ({error}). Mend it, or write one object a line (JSONL)."
+                f"{source} is broken JSON ({_why(error)}). Mend it, or write one object a line"
+                " (JSONL)."
             ) from error
         return
     # Not splitlines(): U+2028 may stand inside a JSON string.
@@ -329,8 +365,16 @@ def _file_rows(source):
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                row = rows.Bad(f"broken JSON ({getattr(error, 'msg', 'nested too deep')})")
+                row = rows.Bad(f"broken JSON ({_why(error)})")
             yield f"line {number}", row
+
+
+def _why(error) -> str:
+    """Why a text is no JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        return str(error)
+    deep = isinstance(error, RecursionError)
+    return "nested too deep" if deep else "a number of more digits than can be read"
 
 
 def _key(record) -> str:
@@ -348,7 +392,7 @@ def _is_file(source) -> bool:
     """Whether `source` means a file (there or not) that is not read as a set."""
     source = str(source)
     return not hub.is_set(source) and (
-        Path(source).expanduser().exists()
+        expanded(source).exists()
         or source.lower().endswith(SUFFIXES)
         or source.startswith((".", "/", "~"))
         or "\\" in source
@@ -368,7 +412,7 @@ def _looks_like_json(source) -> bool:
 
 
 def _missing(source: str) -> str:
-    folder = Path(source).expanduser().parent
+    folder = expanded(source).parent
     if not folder.is_dir():
         return f"There is no file {source!r}, and no folder {str(folder)!r}. Check the path."
     names = [path.name for path in folder.iterdir() if path.is_file()] + ["atlas"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit import LabError
+from labkit.config import expanded
 
 JSON = re.compile(r"\.jsonl?(\.gz)?$")
 SHARDS = re.compile(r"\.(parquet|arrow|(jsonl?|csv)(\.(gz|zst|xz|bz2))?)$")
@@ -41,7 +42,7 @@ def named(source) -> tuple[str, str, str]:
     """(path or Hub id, subset, split) of a source; "" where none is named."""
     source = str(source)
     name, colon, part = source.rpartition(":")
-    if not colon or Path(source).expanduser().exists() or "\\" in part:
+    if not colon or expanded(source).exists() or "\\" in part:
         name, part = source, ""
     subset, _, split = part.rpartition("/")
     return name, subset, split
@@ -50,7 +51,7 @@ def named(source) -> tuple[str, str, str]:
 def is_set(source) -> bool:
     """Whether `datasets` is to read this source: a folder with shards, a table, a Hub id."""
     name, subset, split = named(source)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return bool(subset or split) or any(
             SHARDS.search(one.name) for one in path.rglob("*") if not one.name.startswith(".")
@@ -75,11 +76,11 @@ def open_set(source, usual: tuple[str, ...], sample: bool, stream: bool = False)
     it has not got.
     """
     name, subset, split = named(source)
-    local = Path(name).expanduser().exists()
+    local = expanded(name).exists()
     with _refusals(source, local):
         import datasets
 
-        builder = _builder(datasets, str(Path(name).expanduser()) if local else name, subset)
+        builder = _builder(datasets, str(expanded(name)) if local else name, subset)
         files = getattr(builder.config, "data_files", None) or {}
         split = _split(source, split, list(files or builder.info.splits or {}), usual)
         small = not stream and _bytes(files) <= LARGE

@@ -78,7 +78,9 @@ class Faulty(Bad):
 
 
 class Row(dict):
-    """A row that notes in the set `used` which of its columns are read."""
+    """A row that notes in the set `used` which of its columns are read, and gives no text with half
+    a character in it: no file could hold that, and no tokenizer reads it.
+    """
 
     def __init__(self, row: dict, used: set):
         super().__init__(row)
@@ -86,10 +88,25 @@ class Row(dict):
 
     def __getitem__(self, name):
         self.used.add(name)
-        return super().__getitem__(name)
+        value = super().__getitem__(name)
+        if _halved(value):
+            raise Faulty(f'"{name}" holds half a character (a lone surrogate)')
+        return value
 
     def get(self, name, otherwise=None):
         return self[name] if name in self else otherwise
+
+
+def _halved(value) -> bool:
+    """Whether a text in it, however deep, holds a lone surrogate."""
+    texts, todo = [], [value]
+    while todo:  # no recursion: JSON may lie deeper than Python calls
+        one = todo.pop()
+        if isinstance(one, str):
+            texts.append(one)
+        elif isinstance(one, (dict, list)):
+            todo += one.values() if isinstance(one, dict) else one
+    return any(re.search("[\ud800-\udfff]", text) for text in texts)
 
 
 class Skip(Exception):
@@ -97,6 +114,8 @@ class Skip(Exception):
 
 
 def demo(row) -> Demo:
+    if row.get("label") is False:
+        raise Faulty('"label" is false: nobody should learn this answer (kto learns from thumbs)')
     if "messages" in row:
         return Demo(*_dialogue(row["messages"], "messages"))
     if "instruction" in row and "output" in row:
@@ -183,9 +202,9 @@ def rating(row) -> Rating:
 def prompt(row) -> str:
     if "prompt" not in row and "messages" in row:
         turns = _turns(row["messages"], "messages")
-        return _transcript(turns[:-1] if turns[-1][0] == "assistant" else turns)
+        return transcript(turns[:-1] if turns[-1][0] == "assistant" else turns)
     if isinstance(row.get("prompt"), list):
-        return _transcript(_turns(row["prompt"], "prompt"))
+        return transcript(_turns(row["prompt"], "prompt"))
     if "prompt" not in row and "chosen" in row:  # a pair of whole dialogues
         return _dialogue(row["chosen"], "chosen")[0]
     if "prompt" not in row and "instruction" in row:
@@ -234,8 +253,6 @@ def _checked(value, name) -> str:
         raise (Faulty if value is None else Bad)(f'"{name}" is {kind(value)}, but must be text')
     if not value.strip():
         raise Faulty(f'"{name}" is empty')
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise Faulty(f'"{name}" holds half a character (a lone surrogate)')
     return value
 
 
@@ -255,7 +272,7 @@ def _turns(messages, name) -> list[tuple[str, str]]:
 NAMES = {"user": "Human: ", "assistant": "Assistant: "}  # hh-rlhf's
 
 
-def _transcript(turns) -> str:
+def transcript(turns) -> str:
     """A prompt of one turn is its text; of several, a Dialogue."""
     if len(turns) == 1:
         return turns[0][1]
@@ -278,7 +295,7 @@ def _dialogue(value, name) -> tuple[str, str]:
         turns = _turns(value, name)
         if len(turns) < 2 or turns[-1][0] != "assistant":
             raise Bad(f'"{name}" must end in an assistant message after a user message')
-    return _transcript(turns[:-1]), turns[-1][1]
+    return transcript(turns[:-1]), turns[-1][1]
 
 
 KINDS = {

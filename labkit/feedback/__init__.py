@@ -4,6 +4,7 @@ Nothing here imports torch or knows of a model; what is learned from ratings sta
 labs.
 """
 
+from labkit.feedback.merging import merge
 from labkit.feedback.store import Feedback, Store
 
-__all__ = ["Feedback", "Store"]
+__all__ = ["Feedback", "Store", "merge"]

@@ -1,5 +1,9 @@
-// What core widgets cannot do: hear keys, and tell a screen reader what each part is.
+// What core widgets cannot do: hear keys, tell a screen reader what each part is, and say when no kernel answers a click.
 // A key presses the part that carries its class (labkit-key-…); which part that is, Python says.
+
+const SILENT =
+  "The kernel does not answer. If a cell is running, wait for it; else restart the kernel and run this cell again. What was stored is safe.";
+const PATIENCE = 5000; // ms
 
 const SIGNS = { arrowleft: "←", arrowright: "→", backspace: "⌫" };
 
@@ -46,6 +50,18 @@ function render({ model, el }) {
     if (gone && [document.body, focused].includes(document.activeElement)) root.focus({ preventScroll: true });
   }
 
+  const told = document.createElement("div");
+  Object.assign(told, { role: "alert", className: "labkit-alert" });
+  let waiting;
+  function onClick(event) {
+    if (!root?.contains(event.target) || !event.target.closest("button, input")) return;
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { told.textContent = SILENT; root.append(told); }, PATIENCE);
+    model.set("asked", model.get("asked") + 1);
+    model.save_changes();
+  }
+  const onHeard = () => { clearTimeout(waiting); told.remove(); };
+
   const onFocus = (event) => (focused = root?.contains(event.target) ? event.target : null);
   const watcher = new MutationObserver(dress);
   let frame = requestAnimationFrame(function wait() { // until the panel stands in the page
@@ -56,7 +72,12 @@ function render({ model, el }) {
   // On window and while capturing: before the notebook, which listens on the document.
   window.addEventListener("keydown", onKey, true);
   window.addEventListener("focusin", onFocus, true);
+  window.addEventListener("click", onClick, true);
+  model.on("change:heard", onHeard);
   return () => {
+    clearTimeout(waiting);
+    model.off("change:heard", onHeard);
+    window.removeEventListener("click", onClick, true);
     cancelAnimationFrame(frame);
     watcher.disconnect();
     window.removeEventListener("keydown", onKey, true);

@@ -56,11 +56,17 @@ CSS = Path(__file__).with_suffix(".css").read_text("utf8")
 
 class Keys(anywidget.AnyWidget):
     """Hears the keys of the panel in which it stands (panels.js). label: what a screen reader calls
-    the panel.
+    the panel; asked, heard: how many clicks the page has told, and the kernel answered.
     """
 
     _esm = Path(__file__).with_suffix(".js")
     label = traitlets.Unicode("Rating panel").tag(sync=True)
+    asked = traitlets.Int(0).tag(sync=True)
+    heard = traitlets.Int(0).tag(sync=True)
+
+    @traitlets.observe("asked")
+    def _hear(self, change):
+        self.heard = change["new"]
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,11 @@ class Panel:
         self.seed, self.fastest, self._quiet = seed, fastest, False
         # An item at hand or still to do is a judgement without a verdict, beside its number.
         self._todo, self._judged = deque(), {}  # _judged: id → (judgement, (number, item))
+        self._before = 0  # how often the store had the item at hand when it was asked about
         self._choose, self._total = items if callable(items) else None, None
+        self._items = [] if self._choose else list(items)
         if not self._choose:
-            self._open(items)
+            self._open()
         self._build(tags)
         self._try(self._advance)
 
@@ -168,12 +176,12 @@ class Panel:
 
     # --- items -----------------------------------------------------------------------------------
 
-    def _open(self, items):
+    def _open(self):
         """What this rater has judged already counts as done; the rest, numbered, is to do."""
-        earlier = defaultdict(deque)
+        self._todo, self._judged, earlier = deque(), {}, defaultdict(deque)
         for one in self.store.all(rater=self.rater, mode=self.mode):
             earlier[one.prompt, one.responses].append(one)
-        for number, item in enumerate(items):
+        for number, item in enumerate(self._items):
             item = self._checked(item, f"Item {number + 1}")
             found = earlier[item.prompt, item.responses]
             if found:  # an item that is there twice is asked twice
@@ -207,6 +215,8 @@ class Panel:
                 self._number, self._item = self._todo.popleft()
             elif self._choose and (chosen := self._choose()) is not None:
                 self._item = self._checked(chosen, "The next item")
+            if self._item:
+                self._before = self.store.judged(self._item)
         finally:  # where the choice fails, nothing stands there
             shown = list(range(len(self._item.responses) if self._item else 0))
             if self.mode != "regenerated":  # which asks about first and new
@@ -234,6 +244,11 @@ class Panel:
         """Put a verdict in the store, and only then go on."""
         if self._item is None:
             return
+        if self.store.judged(self._item) > self._before:
+            if not self._choose:
+                self._open()
+            self._say("You have rated this in another tab. Here is the next.")
+            return self._advance()
         judged = replace(
             self._item,
             verdict=verdict,

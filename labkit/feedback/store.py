@@ -1,9 +1,10 @@
-"""The learner's ratings: one SQLite file that only grows. Every rating is on disk before the next
-one is asked for.
+"""The learner's ratings: one SQLite file, in which every rating is on disk before the next one is
+asked for.
 
     store = Store()                    # runs/feedback.sqlite
     store.add(Feedback("台灣最高的山？", ("玉山", "泰山"), "pair", 0))  # on disk when it returns
-    store.undo()                       # marks the newest as undone; nothing is ever deleted
+    store.undo()                       # marks the newest as undone, and deletes nothing
+    store.withdraw("amy")              # what amy said leaves the file, and cannot come back
     store.pairs(), store.ratings()     # what the reward model, DPO and KTO learn from
 
 SQLite keeps it whole through a killed kernel, a full disk and two notebooks at once
@@ -25,7 +26,10 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from labkit import LabError, data, runs
+from labkit.config import expanded
 from labkit.data import rows
 from labkit.data.rows import Pair, Rating
 
@@ -38,12 +42,16 @@ MODES = {
     "scale": (1, math.inf),
 }
 APPLICATION_ID = int.from_bytes(b"LABK", "big")
-VERSION = 1  # of TABLE; every store there is has this one
-TABLE = """CREATE TABLE feedback (
+# The first labkit made the first table alone: a store of version n has the first n.
+TABLES = (
+    """CREATE TABLE feedback (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time TEXT NOT NULL,
     rater TEXT NOT NULL, mode TEXT NOT NULL, prompt TEXT NOT NULL, responses TEXT NOT NULL,
     verdict TEXT NOT NULL, shown TEXT NOT NULL, tags TEXT NOT NULL, note TEXT NOT NULL,
-    seconds REAL NOT NULL, sources TEXT NOT NULL, undone INTEGER NOT NULL DEFAULT 0)"""
+    seconds REAL NOT NULL, sources TEXT NOT NULL, undone INTEGER NOT NULL DEFAULT 0)""",
+    "CREATE TABLE withdrawn (rater TEXT PRIMARY KEY)",  # digests: the names are gone, too
+)
+VERSION = len(TABLES)
 JSON = ("responses", "verdict", "shown", "tags", "sources")  # columns whose text is JSON
 WAIT = 30  # seconds that a writer waits for another one
 
@@ -188,20 +196,24 @@ class Store:
 
     path: the file [runs/feedback.sqlite]. Any number of processes may have it open. Raises
     LabError, and leaves the file as it was, where it is not a store, is damaged, comes from a newer
-    labkit or can't be written.
+    labkit, lies on a network file system or can't be written.
     """
 
     def __init__(self, path=None):
-        self.path = Path(path or runs.root() / "feedback.sqlite").expanduser().absolute()
+        self.path = expanded(path or runs.root() / "feedback.sqlite").absolute()
         self._lock = threading.RLock()  # a notebook's callbacks may come from another thread
         self._inode = 0
         with self._told(), contextlib.ExitStack() as on_failure:
+            refuse_networks(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             refuse_strangers(self.path)
             self._db = connect(self.path)
             on_failure.callback(self._db.close)
             self._prepare()
             switch_to_wal(self._db)
+            fault = " ".join(self._db.execute("PRAGMA quick_check(1)").fetchone()[0].split())
+            if fault != "ok":
+                raise LabError(f"{self.path}: {DAMAGED.format(reason=fault)}")
             self._inode = inode(self.path)
             on_failure.pop_all()
 
@@ -221,6 +233,10 @@ class Store:
         """
         kept = named(feedback)
         with self._transaction() as db:
+            if not admitted(db, [kept]):
+                raise LabError(
+                    f"{kept.rater!r} has withdrawn from this store. Rate under another name."
+                )
             if insert(db, [kept]) == 0:
                 raise LabError(
                     f"There is a rating {kept.id!r} already. Leave the id empty to get a new one."
@@ -228,12 +244,23 @@ class Store:
         return kept
 
     def extend(self, many) -> int:
-        """Save many judgements, all or none; returns how many were new (an id that is there already
-        is passed over).
+        """Save many judgements, all or none; returns how many were new. An id that is there already
+        is passed over, and so is a rater who has withdrawn.
         """
         many = [named(one) for one in many]
         with self._transaction() as db:
-            return insert(db, many)
+            kept = admitted(db, many)
+            if out := len(many) - len(kept):
+                print(f"{out:,} ratings are left out: their raters have withdrawn.")
+            return insert(db, kept)
+
+    def judged(self, one: Feedback) -> int:
+        """How often this rater has judged this prompt with these responses in this mode, wherever
+        that was asked.
+        """
+        same = "prompt = :prompt AND responses = :responses"
+        asked = {"prompt": one.prompt, "responses": json.dumps(one.responses, ensure_ascii=False)}
+        return self._select("count(*)", one.rater, one.mode, same, **asked)[0][0]
 
     def undo(self, rater: str | None = None) -> Feedback | None:
         """Take back the newest judgement (of one rater) and return it; None where there is none. It
@@ -246,6 +273,40 @@ class Store:
                 {"rater": rater, "mode": None},
             ).fetchall()
         return self._read(taken[0]) if taken else None
+
+    def withdraw(self, rater: str) -> int:
+        """Take all that a rater said out of the file, for good, and let nothing of that name in
+        again, by no import and no merge; returns how many judgements went.
+
+        Copies elsewhere (exports, backups, other stores) keep theirs until they are written or
+        merged anew. Raises LabError where there is no such rater.
+        """
+        with self._transaction() as db:
+            gone = db.execute("DELETE FROM feedback WHERE rater = ?", (rater,)).rowcount
+            if not gone and closed_to(rater) not in withdrawn(db):
+                known = db.execute("SELECT DISTINCT rater FROM feedback ORDER BY rater").fetchall()
+                raise LabError(
+                    f"{self.path} holds no rating by {rater!r}. There are:"
+                    f" {', '.join(repr(name) for (name,) in known[:40]) or 'none yet'}."
+                )
+            db.execute("INSERT OR IGNORE INTO withdrawn VALUES (?)", (closed_to(rater),))
+        with self._lock, self._told():  # the log holds what was deleted until it is emptied
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return gone
+
+    def rename(self, rater: str, name: str) -> int:
+        """Give a rater another name, which nobody has in this store; returns how many judgements
+        bear it now. Rename before you merge: a renamed rating does not go with its older copies.
+        """
+        check_text(name, "name")
+        with self._transaction() as db:
+            taken = db.execute("SELECT 1 FROM feedback WHERE rater = ?", (name,)).fetchone()
+            if taken or closed_to(name) in withdrawn(db):
+                raise LabError(f"{name!r} is taken in {self.path}. Choose another name.")
+            found = db.execute("UPDATE feedback SET rater = ? WHERE rater = ?", (name, rater))
+            if not found.rowcount:
+                raise LabError(f"{self.path} holds no rating by {rater!r}.")
+            return found.rowcount
 
     def all(self, rater: str | None = None, mode: str | None = None) -> list[Feedback]:
         """The judgements that were not undone, in order; of one rater, of one mode."""
@@ -300,26 +361,32 @@ class Store:
 
         source: our ratings.jsonl, preferences (text, messages or hh-rlhf's whole dialogues),
         thumbs, PandaLM's file (its three annotators are three raters), or a Hub data set of these
-        forms. Raises LabError that names the lines which can't be used.
+        forms. Raises LabError that names the lines which can't be used, also those that say
+        something else than the rating which has their id.
         """
-        seen = Counter()
-        found = data.load(str(source), lambda row: [recognised(one, seen) for one in in_row(row)])
-        return self.extend(one for row in found for one in row)
+        with self._lock, self._told():
+            every = self._db.execute(f"SELECT {COLUMNS} FROM feedback").fetchall()
+        known, seen = {one.id: one for one in map(self._read, every)}, Counter()
+
+        def read(row):
+            return [fitting(recognised(one, seen), known) for one in in_row(row)]
+
+        return self.extend(one for row in data.load(str(source), read) for one in row)
 
     # --- SQLite ---
 
     def _prepare(self):
-        """Make the table where there is none. The header comes with it, in one commit."""
-        if self._version() == 0:
+        """Make the tables that are not there. The header comes with them, in one commit."""
+        if self._version() < VERSION:
             with self._transaction() as db:
-                if self._version() == 0:  # another process may have been quicker
-                    db.execute(TABLE)
+                for table in TABLES[self._version() :]:  # another process may have been quicker
+                    db.execute(table)
                     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     db.execute(f"PRAGMA user_version = {VERSION}")
         if self._version() != VERSION:
             raise LabError(
                 f"{self.path} was written by a newer labkit (version {self._version()} of the"
-                f" table; this one knows {VERSION}). Update labkit, or name another file; nothing"
+                f" tables; this one knows {VERSION}). Update labkit, or name another file; nothing"
                 " in it was changed."
             )
 
@@ -331,7 +398,7 @@ class Store:
         """The connection, inside a transaction that is on disk when the block ends and has left no
         trace when it fails.
         """
-        with self._lock, self._told():
+        with self._lock, self._told(UNSAVED):
             if self._inode and self._inode != inode(self.path):
                 raise LabError(
                     f"{self.path} was deleted or replaced while it was open, so nothing was saved."
@@ -345,47 +412,58 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-    def _select(self, columns: str, rater=None, mode=None) -> list[tuple]:
+    def _select(self, columns: str, rater=None, mode=None, more="TRUE", **values) -> list[tuple]:
         with self._lock, self._told():
-            query = f"SELECT {columns} FROM feedback WHERE {WANTED} ORDER BY number"
-            return self._db.execute(query, {"rater": rater, "mode": mode}).fetchall()
+            query = f"SELECT {columns} FROM feedback WHERE {WANTED} AND {more} ORDER BY number"
+            return self._db.execute(query, {"rater": rater, "mode": mode} | values).fetchall()
 
     def _read(self, row) -> Feedback:
-        """A row of the table, in the order of COLUMNS."""
-        found = dict(zip(NAMES, row))
-        try:
-            return Feedback(**found | {key: json.loads(found[key]) for key in JSON})
-        except (LabError, ValueError, TypeError) as error:
-            raise LabError(
-                f"{self.path} is damaged: its rating {found['id']!r} can't be read ({error})."
-                " Restore a copy of it."
-            ) from error
+        return understood(self.path, row)
 
-    @contextlib.contextmanager
-    def _told(self):
-        """SQLite's and the system's errors as one sentence that says what to do."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            number = getattr(error, "errno", None)
-            name = getattr(error, "sqlite_errorname", None) or f"errno {number}"
-            advice = next(advice for starts, advice in ADVICE.items() if name.startswith(starts))
-            reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-            raise LabError(f"{self.path}: {advice.format(reason=reason)}") from error
+    def _told(self, lost=""):
+        return told(self.path, lost)
 
 
-UNSAVED = "so this was not saved; all that was saved before is safe"
+def understood(path: Path, row) -> Feedback:
+    """A row of the table, in the order of COLUMNS."""
+    found = dict(zip(NAMES, row))
+    try:
+        return Feedback(**found | {key: json.loads(found[key]) for key in JSON})
+    except (LabError, ValueError, TypeError) as error:
+        raise LabError(
+            f"{path} is damaged: its rating {found['id']!r} can't be read ({error}). {MEND}"
+        ) from error
+
+
+@contextlib.contextmanager
+def told(path: Path, lost=""):
+    """SQLite's and the system's errors as one sentence that says what to do. lost: what an error
+    means for the work at hand.
+    """
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        number = getattr(error, "errno", None)
+        name = getattr(error, "sqlite_errorname", None) or f"errno {number}"
+        advice = next(advice for starts, advice in ADVICE.items() if name.startswith(starts))
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise LabError(f"{path}: {advice.format(reason=reason, lost=lost)}") from error
+
+
+UNSAVED = ", so this was not saved; all that was saved before is safe"
+MEND = (
+    "Nothing in it was changed. python -m labkit ratings rescue keeps a copy and makes a store of"
+    " all that can still be read."
+)
+DAMAGED = f"The store is damaged ({{reason}}). {MEND}"
 ADVICE = {  # by the beginning of SQLite's name for an error
-    ("SQLITE_FULL", "errno 28"): f"The disk is full, {UNSAVED}. Free some space and do it again.",
-    "SQLITE_IOERR": f"The disk refused ({{reason}}), {UNSAVED}. Check it and do it again.",
+    ("SQLITE_FULL", "errno 28"): "The disk is full{lost}. Free some space and do it again.",
+    "SQLITE_IOERR": "The disk refused ({reason}){lost}. Check it and do it again.",
     "SQLITE_BUSY": (
-        f"Another program has kept the store locked for {WAIT} s, {UNSAVED}. Close it and do it"
-        " again."
+        f"Another program has kept the store locked for {WAIT} s{{lost}}. Close it and do it again."
     ),
-    "SQLITE_READONLY": f"The file can't be written, {UNSAVED}. Change its permissions.",
-    ("SQLITE_CORRUPT", "SQLITE_NOTADB"): (
-        "The store is damaged ({reason}). Restore a copy of it, or name another file."
-    ),
+    "SQLITE_READONLY": "The file can't be written{lost}. Change its permissions.",
+    ("SQLITE_CORRUPT", "SQLITE_NOTADB"): DAMAGED,
     "": "It can't be used as a store ({reason}). Name another file.",
 }
 
@@ -396,6 +474,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA secure_delete = ON")  # what is withdrawn is overwritten, not only unlinked
     return db
 
 
@@ -442,6 +521,29 @@ def refuse_strangers(path: Path):
     )
 
 
+NETWORKS = frozenset(
+    "9p afs beegfs ceph cifs fhgfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs3 nfs4 ocfs2 smb2 smb3"
+    " smbfs webdav davfs sshfs s3fs gcsfuse rclone mfs".split()
+)
+
+
+def refuse_networks(path: Path):
+    """Raise LabError for a place on a network file system: the write-ahead log needs memory that
+    all who have the file open share, and two machines share none (https://sqlite.org/wal.html).
+    """
+    place = Path(path).resolve()
+    mounted = psutil.disk_partitions(all=True)
+    holding = [one for one in mounted if place.is_relative_to(one.mountpoint or "none")]
+    *_, last = [None, *sorted(holding, key=lambda one: len(one.mountpoint))]  # the deepest, newest
+    kind = last.fstype.lower() if last else ""
+    if last and (kind.removeprefix("fuse.") in NETWORKS or "remote" in last.opts.split(",")):
+        raise LabError(
+            f"{path} lies on a network file system ({kind or 'remote'} at {last.mountpoint}), where"
+            " ratings could be lost. Keep the store on a disk of this machine"
+            ' (Store("/tmp/ratings.sqlite"), --store, or LABKIT_RUNS), and copy the closed file.'
+        )
+
+
 def inode(path: Path) -> int:
     """Which file stands under this name; 0 where none does."""
     try:
@@ -454,6 +556,22 @@ def named(one: Feedback) -> Feedback:
     """A judgement with an id and a time."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return replace(one, id=one.id or str(uuid.uuid4()), time=one.time or now)
+
+
+def closed_to(rater: str) -> str:
+    """The mark that keeps a withdrawn rater out, and from which nobody reads the name."""
+    return runs.digest([rater])
+
+
+def withdrawn(db) -> set[str]:
+    """The marks of all who have withdrawn."""
+    return {mark for (mark,) in db.execute("SELECT rater FROM withdrawn")}
+
+
+def admitted(db, many: list[Feedback]) -> list[Feedback]:
+    """Those whose rater has not withdrawn."""
+    marks = withdrawn(db)
+    return [one for one in many if closed_to(one.rater) not in marks]
 
 
 def insert(db, many: list[Feedback]) -> int:
@@ -493,6 +611,17 @@ def in_row(row: dict) -> list[Feedback]:
         return [Feedback(one.prompt, (one.response,), "thumb", one.label, rater=rater)]
     pair = rows.pair(row)
     return [Feedback(pair.prompt, (pair.chosen, pair.rejected), "pair", 0, rater=rater)]
+
+
+def fitting(one: Feedback, known: dict) -> Feedback:
+    """A judgement whose id is new, or is that of the same one: else it would go under unseen."""
+    other = known.setdefault(one.id, one)
+    if replace(one, time=one.time or other.time) != other:
+        raise rows.Bad(
+            f'has the "id" {one.id!r:.60} of a rating that says something else. Take the id away to'
+            " import both"
+        )
+    return one
 
 
 def recognised(one: Feedback, seen: Counter) -> Feedback:

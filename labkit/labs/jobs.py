@@ -136,11 +136,14 @@ def sft_of(profile: config.Profile, seed: int) -> runs.Run:
 
 
 def made(stage: str, cfg, name: str, train) -> runs.Run:
-    """The run of this name; where there is none yet, train(cfg, run) makes it."""
+    """The run of this name; where there is none yet, train(cfg, run) makes it, or goes on with what
+    it made before it was stopped.
+    """
     if (runs.root() / name / "run.json").exists():
         return runs.load(name)
-    with runs.start(stage, cfg, name, aside=True) as run:
-        train(cfg, run)
+    stopped = runs.checkpoints(runs.root() / (runs.PARTIAL + name))
+    with runs.resume(name) if stopped else runs.start(stage, cfg, name, aside=True) as run:
+        train(run.config if stopped else cfg, run)
     return run
 
 

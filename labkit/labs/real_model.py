@@ -138,13 +138,17 @@ def samples(record: dict, judge: str, n: int = 6) -> list[dict]:
     ]
 
 
-def film(record: dict, judge: str) -> list[dict]:
-    """The greedy answer to the lecture's question at every update at which it changed."""
+def film(record: dict, judge: str, most: int = 9) -> list[dict]:
+    """The greedy answer to the lecture's question at updates at which it changed: all of them, or
+    `most` at even steps, the first and the last among them.
+    """
     said, found = "", []
     for step, answer in enumerate(record["policies"][judge]["curve"]["film"], 1):
         if answer != said:
             found.append({"update": step, rows("questions")[0]["prompt"]: answer})
         said = answer
+    if len(found) > most:
+        found = [found[round(i * (len(found) - 1) / (most - 1))] for i in range(most)]
     return found
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from labkit import LabError, ranks, runs
 from labkit.compat import quiet, same_gradients
+from labkit.config import expanded
 from labkit.models import smollm2
 from labkit.models.base import (
     ADAPTER,
@@ -19,9 +20,13 @@ from labkit.models.base import (
     base_of,
     fingerprint,
     load_base,
+    readable,
     resolve_base,
     run_name,
 )
+
+WEIGHTS = "adapter_model.safetensors"
+ELSEWHERE = "Bring back a good copy, or name another: a run, a folder or a Hub id."
 
 
 @quiet()
@@ -33,6 +38,13 @@ def add_lora(model, cfg, name: str = "default"):
     """
     from peft import LoraConfig, get_peft_model
 
+    matrices = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    most = max(min(layer.in_features, layer.out_features) for layer in matrices)
+    if cfg.lora_r > most:
+        raise LabError(
+            f"lora_r is {cfg.lora_r:,}, but no matrix of this base has a rank above {most:,}. Lower"
+            " lora_r."
+        )
     lora = LoraConfig(
         r=cfg.lora_r,
         lora_alpha=cfg.lora_alpha,
@@ -60,7 +72,10 @@ def load_adapter(model, run, name: str, trainable: bool = False):
     from peft import PeftModel
 
     folder = run.path / ADAPTER
-    if not (folder / "adapter_model.safetensors").exists():
+    run.verify(f"{ADAPTER}/")
+    if not (folder / WEIGHTS).exists():
+        if (folder / "adapter_model.bin").exists():
+            _refuse_pickled(folder)
         raise LabError(
             f"The run {run.name!r} ({run.stage}) holds no adapter. Name a run of sft, reward, ppo,"
             " dpo or kto."
@@ -72,11 +87,16 @@ def load_adapter(model, run, name: str, trainable: bool = False):
             f"({other.get('fingerprint')}), but the base loaded here is {own['name']!r} "
             f"({own['fingerprint']}). Load that base, or train the stage again on this one."
         )
-    if not hasattr(model, "peft_config"):
-        model = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
-    else:
-        with same_gradients(model):
-            model.load_adapter(folder, adapter_name=name, is_trainable=trainable)
+    advice = "Bring back a good copy, or delete the run and train the stage again."
+    with readable(f"The adapter in {folder}", advice):
+        if not hasattr(model, "peft_config"):
+            model = PeftModel.from_pretrained(
+                model, folder, adapter_name=name, is_trainable=trainable
+            )
+        else:
+            with same_gradients(model):
+                model.load_adapter(folder, adapter_name=name, is_trainable=trainable)
+        _refuse_parts(model, name, folder / WEIGHTS)
     _trainable(model, name, trainable)
     use(model, name)
     return model
@@ -106,27 +126,52 @@ def load_elsewhere(name: str):
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import find_adapter_config_file
 
-    path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    adapter = None if name == smollm2.NAME else find_adapter_config_file(path)
+    path = str(expanded(name)) if expanded(name).is_dir() else name
+    with readable(f"The model {name!r}", ELSEWHERE):
+        adapter = None if name == smollm2.NAME else find_adapter_config_file(path)
     if adapter is None:
         base = resolve_base(path)
         known = Path(base).is_dir()
-        kinds = (AutoConfig.from_pretrained(base, **NO_CODE).architectures or []) if known else []
+        with readable(f"The config.json in {base}", ELSEWHERE):
+            kinds = (AutoConfig.from_pretrained(base, **NO_CODE).architectures or []) * known
         _refuse_scorer(name, any("Classification" in kind for kind in kinds))
         return load_base(path)
-    folder, config = Path(adapter).parent, PeftConfig.from_pretrained(path)
+    folder = Path(adapter).parent
+    with readable(f"The adapter_config.json of {name}", ELSEWHERE):
+        config = PeftConfig.from_pretrained(path)
     _refuse_scorer(name, config.task_type == "SEQ_CLS")
-    if Path(path).is_dir() and not (folder / "adapter_model.safetensors").exists():
-        raise LabError(
-            f"{name} has no adapter_model.safetensors. Pickled weights are not loaded, since they"
-            " can run code: save the adapter again as safetensors."
-        )
+    if Path(path).is_dir() and not (folder / WEIGHTS).exists():
+        _refuse_pickled(folder)
     beside = folder / "base"
     model, tokenizer = load_base(str(beside) if beside.is_dir() else config.base_model_name_or_path)
-    if (folder / "tokenizer_config.json").exists():  # its template is the one that it learned
-        tokenizer.chat_template = AutoTokenizer.from_pretrained(folder, **NO_CODE).chat_template
-    with quiet():
-        return PeftModel.from_pretrained(model, path, adapter_name="policy").eval(), tokenizer
+    with readable(f"The adapter {name!r}", ELSEWHERE), quiet():
+        if (folder / "tokenizer_config.json").exists():  # its template is the one that it learned
+            tokenizer.chat_template = AutoTokenizer.from_pretrained(folder, **NO_CODE).chat_template
+        model = PeftModel.from_pretrained(model, path, adapter_name="policy").eval()
+        if (folder / WEIGHTS).exists():
+            _refuse_parts(model, "policy", folder / WEIGHTS)
+        return model, tokenizer
+
+
+def _refuse_pickled(folder: Path):
+    raise LabError(
+        f"{folder} has no {WEIGHTS}. Pickled weights (.bin) are not loaded, since they can run"
+        " code: save the adapter again as safetensors."
+    )
+
+
+def _refuse_parts(model, name: str, file: Path):
+    """ValueError where the adapter `name` has matrices that its file lacks: peft only warns, and
+    leaves what it drew at random.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        there = set(opened.keys())
+    wanted = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if missing := sorted(wanted.keys() - there):
+        raise ValueError(f"{len(missing)} of its matrices are missing, such as {missing[0]}")
 
 
 def _refuse_scorer(name: str, scores: bool):
@@ -139,6 +184,19 @@ def adapter_id(run) -> str:
     from.
     """
     return fingerprint(str(run.path / ADAPTER))
+
+
+def note_start(run, model, policy=None):
+    """Note in run.info what a stage begins with, by name, so that it is found again when the run
+    goes on, and by fingerprint, so that nothing else is taken for it.
+    """
+    run.info["base"] = dict(model.base_info)
+    if policy:
+        run.info["policy"] = adapter_id(policy)
+        run.info["config"]["policy"] = policy.name
+    else:
+        run.info["config"]["base"] = model.base_info["name"]
+    run.note()
 
 
 def adapter_parameters(model, name: str) -> list[nn.Parameter]:
@@ -193,7 +251,7 @@ def save_adapter(model, run, name: str, head=None):
     folder, config = run.path / ADAPTER, copy.copy(model.peft_config[name])
     folder.mkdir(parents=True, exist_ok=True)
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    save_file(_plain(state), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(_plain(state), folder / WEIGHTS, metadata={"format": "pt"})
     config.inference_mode = True
     config.base_model_name_or_path = model.base_info["name"]  # a name, not a path of this machine
     config.save_pretrained(folder)

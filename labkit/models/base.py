@@ -3,12 +3,13 @@ in.
 """
 
 import contextlib
-import functools
 import hashlib
 import re
+import warnings
 from pathlib import Path
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from labkit import LabError, compat, runs
@@ -18,6 +19,7 @@ from labkit.models import smollm2
 
 NO_CODE = {"trust_remote_code": False}  # else transformers asks, and runs a folder's code on "y"
 ADAPTER, HEAD = "adapter", "head.safetensors"
+PARTS = ("model", "config", "generation_config", "tokenizer", "special_tokens", "chat_template")
 SMALL = 50_000_000  # parameters below which a base computes in float32, on a GPU too
 
 
@@ -76,21 +78,31 @@ def resolve_base(name: str = "") -> str:
     return name
 
 
-@functools.lru_cache(maxsize=32)
-def _sha256(file: str, size: int, changed: int) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def fingerprint(base: str) -> str:
     """12 hex digits of SHA-256 over the weight files of a folder; a Hub id stands for itself."""
     if not Path(base).is_dir():
         return base
     files = sorted(Path(base).glob("*.safetensors"))
-    sums = [
-        _sha256(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.name != HEAD
-    ]
+    sums = [runs.sha256(f) for f in files if f.name != HEAD]
     return hashlib.sha256("".join(sums).encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def readable(what: str, advice: str):
+    """Whatever goes wrong inside the block while files are read is a LabError: files come from
+    anywhere, and every library has errors of its own. Memory that runs out stays what it is.
+    """
+    try:
+        with warnings.catch_warnings():  # what it says, adapters.py makes an error
+            warnings.filterwarnings("ignore", "Found missing adapter keys")
+            yield
+    except LabError:
+        raise
+    except Exception as error:
+        if should_reduce_batch_size(error):
+            raise
+        reason = str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__
+        raise LabError(f"{what} could not be loaded ({reason}). {advice}") from error
 
 
 def parameter_count(base: str) -> int:
@@ -131,7 +143,13 @@ def load_base(name: str = "", quantize: bool = True):
 
     path, dtype, extra = resolve_base(name), torch.float32, {}
     download = not Path(path).is_dir()  # shows its progress
-    try:
+    if (Path(path) / "run.json").exists():
+        runs.shelf.read(Path(path).resolve()).verify(PARTS)
+    advice = (
+        "Bring back a good copy, or name another base: a run, a folder or a Hub id. A Hub model"
+        " needs the internet once; without a network, set LABKIT_PROFILE=tiny."
+    )
+    with readable(f"The base model {path!r}", advice):
         with contextlib.nullcontext() if download else quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
             if quantize:
@@ -147,21 +165,17 @@ def load_base(name: str = "", quantize: bool = True):
                     bnb_4bit_use_double_quant=size >= SMALL,
                     llm_int8_skip_modules=["lm_head"],
                 )
-            model = AutoModelForCausalLM.from_pretrained(
+            model, told = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype,
                 device_map={"": runs.device()},
                 use_safetensors=True,  # pickled weights can run code
+                output_loading_info=True,
                 **NO_CODE,
                 **extra,
             )
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise LabError(
-            f"The base model {path!r} could not be loaded ({reason}). For a Hub model, connect to"
-            " the internet once and check its name; without a network, set LABKIT_PROFILE=tiny or"
-            " name a run or a folder."
-        ) from error
+        if missing := sorted(told["missing_keys"]):  # transformers would draw them at random
+            raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -192,9 +206,22 @@ def rounded(weight: torch.Tensor) -> torch.Tensor:
 
 def base_of(run, name: str = "") -> str:
     """The base to load for an adapter run: `name` when a setting gives one, else the base that the
-    adapter was trained on.
+    adapter was trained on, by its fingerprint where it was renamed.
     """
-    return name or run.info.get("base", {}).get("name", "")
+    trained_on = run.info.get("base", {})
+    known = name or trained_on.get("name", "")
+    try:
+        resolve_base(known)
+    except LabError:
+        renamed = (
+            one.name
+            for one in runs.listing()
+            if one.stage == "pretrain"
+            and not name
+            and fingerprint(str(one.path)) == trained_on.get("fingerprint")
+        )
+        return next(renamed, known)
+    return known
 
 
 def base_id(name: str) -> str:

@@ -3,9 +3,9 @@ what it is for, and whose terms hold.
 """
 
 import re
-from pathlib import Path
 
 from labkit import LabError, launch, runs
+from labkit.config import expanded
 from labkit.models.base import base_of
 
 TAG = "rlhf-labkit"
@@ -70,7 +70,7 @@ def card(run, form: str) -> str:
 
 def stage_of(folder) -> str:
     """The stage that the card of an exported folder names; "" without such a card."""
-    file = Path(folder).expanduser() / "README.md"
+    file = expanded(folder) / "README.md"
     text = file.read_text("utf8", errors="replace") if file.is_file() else ""
     found = re.match(rf"---\n(?:.*\n)*?- {TAG}\n- (\w+)\n", text)
     return found[1] if found else ""

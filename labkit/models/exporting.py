@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from labkit import LabError
+from labkit.config import expanded
 from labkit.data import chat
 from labkit.models.adapters import load_adapter
 from labkit.models.base import ADAPTER, base_of, load_base, resolve_base, save_base
@@ -38,7 +39,7 @@ def export(run, folder, form: str = "merged") -> Path:
 
     Raises LabError when folder exists and is not empty, and leaves nothing where a form fails.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise LabError(f"{folder} exists and is not empty. Name a new folder to export into.")
     write = {"merged": merged_folder, "adapter": adapter_folder, "gguf": gguf_folder}.get(form)

@@ -6,7 +6,7 @@ from torch import nn
 from labkit import LabError, compat, runs
 from labkit.maths.logprobs import last_places, like_length, position_ids
 from labkit.models.adapters import using
-from labkit.models.base import HEAD
+from labkit.models.base import HEAD, readable
 
 LIKE_LENGTH = 16  # sequences a pass of RewardModel, the shortest first
 
@@ -57,14 +57,17 @@ def load_head(run) -> Head:
     """The head of a reward run, frozen, on the training device."""
     from safetensors.torch import load_file
 
+    run.verify(HEAD)
     if not (run.path / HEAD).exists():
         raise LabError(
             f"The run {run.name!r} ({run.stage}) has no reward head. "
             "Name a reward run, or train one: python -m labkit train reward"
         )
-    state = load_file(run.path / HEAD)
-    head = Head(state["weight"].shape[1], run.info["config"].get("reads", "last"))
-    head.load_state_dict(state)
+    advice = "Bring back a good copy, or delete the run and train the stage again."
+    with readable(f"The reward head {run.path / HEAD}", advice):
+        state = load_file(run.path / HEAD)
+        head = Head(state["weight"].shape[1], run.info["config"].get("reads", "last"))
+        head.load_state_dict(state)
     return head.requires_grad_(False).to(runs.device())
 
 

@@ -32,8 +32,8 @@ def train(cfg, run):
     models.check_context(model, cfg)
     if policy:
         model = models.load_adapter(model, policy, "policy")
-        run.info["policy"] = models.adapter_id(policy)
-    pairs, _ = preferences.load_preferences(cfg, model, tokenizer, policy)
+    models.note_start(run, model, policy)
+    pairs, _ = preferences.load_preferences(cfg, model, tokenizer, policy, run)
     run.note_data(pairs)
     room = judging.room(model, cfg)
     training, held_out = data.split(fitting(tokenizer, pairs, cfg, room), HELD_OUT)

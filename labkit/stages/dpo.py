@@ -25,9 +25,9 @@ def train(cfg, run):
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "default", trainable=True)
-    pairs, counted = preferences.load_preferences(cfg, model, tokenizer, policy)
+    models.note_start(run, model, policy)
+    pairs, counted = preferences.load_preferences(cfg, model, tokenizer, policy, run)
     run.note_data(pairs)
-    run.info["policy"] = models.adapter_id(policy)
     training, held_out, dropped = preferences.split_pairs(tokenizer, pairs, cfg, HELD_OUT)
 
     trainer = trl.train(

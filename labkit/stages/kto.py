@@ -89,9 +89,9 @@ def train(cfg, run):
     model, tokenizer = models.load_base(models.base_of(policy, cfg.base))
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "default", trainable=True)
-    thumbs = load_thumbs(cfg, model, tokenizer)
+    models.note_start(run, model, policy)
+    thumbs = load_thumbs(cfg, model, tokenizer, run)
     run.note_data(thumbs)
-    run.info["policy"] = models.adapter_id(policy)
     training, held_out, dropped = split_thumbs(tokenizer, thumbs, cfg)
     up = check_sides(training, cfg)
 
@@ -121,14 +121,15 @@ def train(cfg, run):
     )
 
 
-def load_thumbs(cfg, model, tokenizer) -> list:
+def load_thumbs(cfg, model, tokenizer, run) -> list:
     """Thumbs to learn from: the learner's file or Hub id, or for "atlas" the answers of the model's
-    active adapter, each with a simulated rater's thumb.
+    active adapter, each with a simulated rater's thumb; `run` keeps those until it is whole.
     """
     if cfg.data != "atlas":
         fits = chat.fits(tokenizer, cfg.max_prompt_tokens)
         return data.load_ratings(cfg.data, cfg.examples, fits)
-    return ranks.first(rollout.thumbs, model, tokenizer, cfg, cfg.examples)
+    make = lambda: rollout.thumbs(model, tokenizer, cfg, cfg.examples)
+    return preferences.kept(run, make, data.load_ratings)
 
 
 def split_thumbs(tokenizer, thumbs, cfg) -> tuple[list[dict], list[dict], int]:

@@ -4,19 +4,23 @@ prompt.
 
 import sys
 from collections import Counter
+from dataclasses import replace
+
+import torch
 
 from labkit import LabError, data, models, ranks, rollout, runs
 from labkit.data import chat
 
 PAIRS = "pairs.jsonl"  # in a reward run: the labelled pairs it learned from
 COUNTED = ("compared", "ties")
+KEPT = f"{runs.KEPT}-data.jsonl"  # in an unfinished run: the records that it sampled
 
 
-def load_preferences(cfg, model, tokenizer, policy) -> tuple[list, dict]:
+def load_preferences(cfg, model, tokenizer, policy, run=None) -> tuple[list, dict]:
     """Pairs to learn from: the learner's file or Hub id, or for "atlas" the answers of the SFT run
     `policy` (the model's active adapter), judged by a simulated rater. A reward run keeps the pairs
     it was trained on; a stage that wants pairs of the same policy takes those, so that methods are
-    compared on the same labels.
+    compared on the same labels. `run` keeps them until it is whole: it goes on with no others.
 
     With them {"compared", "ties"}: how many pairs the rater was shown until there were enough, and
     how many he called the same, which are left out; {} where nobody counted.
@@ -24,6 +28,38 @@ def load_preferences(cfg, model, tokenizer, policy) -> tuple[list, dict]:
     if cfg.data != "atlas":
         fits = chat.fits(tokenizer, cfg.max_prompt_tokens)
         return data.load_pairs(cfg.data, cfg.examples, fits), {}
+    run = run or runs.Run(None, "", "")  # of nobody: nothing is kept
+
+    def make():
+        pairs, run.info["counted"] = _labelled(cfg, policy) or _made(model, tokenizer, cfg)
+        return pairs
+
+    return kept(run, make, data.load_pairs), run.info.get("counted", {})
+
+
+def kept(run, make, load) -> list:
+    """Records that `make` samples, the same ones again when `run` goes on: they lie in its folder
+    until it is whole. load: reads them. What is drawn on the way changes no random number outside,
+    so that a run is the same whether it made its records or found them.
+    """
+    return ranks.first(_kept, run, make, load)
+
+
+def _kept(run, make, load) -> list:
+    file = run.path and run.path / KEPT
+    if file and file.exists():
+        return list(load(file))
+    cards = [runs.device()] if runs.device().type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
+        records = make()
+    if file:
+        run.note()
+        data.save_jsonl(records, file)
+    return records
+
+
+def _labelled(cfg, policy) -> tuple[list, dict] | None:
+    """Pairs of this policy that a reward run has kept, with what was counted of them."""
     for run in (*reversed(runs.listing()), runs.shipped("reward")):
         if (
             run
@@ -31,11 +67,12 @@ def load_preferences(cfg, model, tokenizer, policy) -> tuple[list, dict]:
             and run.info.get("policy") == models.adapter_id(policy)
             and (run.path / PAIRS).exists()
         ):
+            run.verify(PAIRS)
             pairs = data.load_pairs(run.path / PAIRS)
             if len(pairs) >= cfg.examples:
-                found = {key: run.evaluation[key] for key in COUNTED if key in run.evaluation}
-                return pairs[: cfg.examples], found
-    return ranks.first(_made, model, tokenizer, cfg)
+                counted = {key: run.evaluation[key] for key in COUNTED if key in run.evaluation}
+                return pairs[: cfg.examples], counted
+    return None
 
 
 def _made(model, tokenizer, cfg) -> tuple[list, dict]:
@@ -90,9 +127,12 @@ def split_pairs(tokenizer, pairs, cfg, fraction: float) -> tuple[list[dict], lis
 
 
 def with_short_prompts(tokenizer, records: list, cfg, kind: str) -> list:
-    """The records whose prompt has at most cfg.max_prompt_tokens; standard error says how many have
+    """The records whose prompt has at most cfg.max_prompt_tokens, dialogues from the turn on that
+    fits (chat.ending); standard error says of how many that is not the whole, and how many have
     more. LabError where all have. kind: what to call them.
     """
+    prompts = chat.endings(tokenizer, [one.prompt for one in records], cfg.max_prompt_tokens)
+    records = [replace(one, prompt=prompt) for one, prompt in zip(records, prompts)]
     fitting = [
         record
         for record in records

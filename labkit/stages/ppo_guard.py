@@ -11,6 +11,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from labkit import LabError, models, ranks, runs
 from labkit.maths.logprobs import masked_sum
 from labkit.stages import checkpoint
+from labkit.stages.checkpoint import warn
 
 
 class MicroBatch:
@@ -57,10 +58,6 @@ class MicroBatch:
         return models.saved_bytes(self.saved, model) if self.counting else contextlib.nullcontext()
 
 
-def warn(sentence: str):
-    print(f"Careful: {sentence}", file=sys.stderr)
-
-
 class Guard:
     """Around the loop of ppo.train: `with guard`, an error says what is kept and how to go on."""
 
@@ -73,7 +70,8 @@ class Guard:
             beta,
         )
         policy, critic = players.trained()
-        self.state = {str(i): weight for i, weight in enumerate([*policy, *critic])}
+        self.weights = {str(i): weight for i, weight in enumerate([*policy, *critic])}
+        self.keeper = checkpoint.Keeper(run)
         self.said = set()
 
     def __enter__(self):
@@ -87,13 +85,13 @@ class Guard:
         """Put the run's checkpoint back, if it has one, and drop what was logged after it; how many
         updates are done.
         """
-        if not (self.run.path / runs.CHECKPOINT).exists():
+        self.keeper.put(self.weights, self.optimizer)
+        facts = self.keeper.facts
+        if not facts:
             return 0
-        facts = checkpoint.load(self.run.path, self.state, self.optimizer)
         self.beta.value = facts["beta"]
         self.players.passes.size = min(facts["micro"], self.players.passes.size)
         self.players.refresh()
-        self.run.rewind(facts["update"])
         return facts["update"]
 
     def agree(self, stop: bool) -> bool:
@@ -107,16 +105,8 @@ class Guard:
         return bool(self.cfg.checkpoint_every) and (update + 1) % self.cfg.checkpoint_every == 0
 
     def save(self, done: int):
-        """A checkpoint after `done` updates; a disk that is full costs this one, not the run."""
-        if not ranks.main():
-            return
-        facts = {"update": done, "beta": self.beta.value, "micro": self.players.passes.size}
-        try:
-            checkpoint.save(self.run.path, self.state, self.optimizer, **facts)
-        except OSError as error:
-            warn(
-                f"the checkpoint of update {done} could not be written ({error}); training goes on."
-            )
+        """A checkpoint after `done` updates."""
+        self.keeper.save(update=done, beta=self.beta.value, micro=self.players.passes.size)
 
     def check(self, entry: dict, experience, rollout):
         """Say what can't be right, once a run what leaves nothing to learn from, and stop a KL that
@@ -137,7 +127,7 @@ class Guard:
 
     def kept(self) -> str:
         """What an interrupted run leaves, and how to go on."""
-        if not (self.run.path / runs.CHECKPOINT).exists():
+        if not runs.checkpoints(self.run.path):
             return "There is no checkpoint yet; the earlier runs are untouched."
         return (
             "The last good checkpoint is kept. Go on from it with other settings:"
@@ -146,15 +136,14 @@ class Guard:
         )
 
     def finish(self):
-        """Record what the run came to; a whole run needs its checkpoint no more."""
+        """Record what the run came to; one that stopped early keeps its checkpoint."""
         if not ranks.main():
             return
         cfg, run, model = self.cfg, self.run, self.players.model
         history = run.metrics()
         last = history[-3:]
-        if len(history) == cfg.updates:
-            (run.path / runs.CHECKPOINT).unlink(missing_ok=True)
-        else:
+        run.goes_on = len(history) < cfg.updates
+        if run.goes_on:
             print(
                 f"Stopped after update {len(history)} of {cfg.updates}. {run.name} is whole and can"
                 f" be used; to go on: runs.resume({run.name!r})",

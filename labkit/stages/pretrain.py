@@ -10,7 +10,6 @@ in fewer tokens than AdamW when we measured (`python -m labkit bench pretrain`).
 import math
 import random
 import shutil
-import time
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from torch.nn.utils import parametrize
 from labkit import LabError, atlas, models, ranks, runs
 from labkit.data import chat
 from labkit.maths.logprobs import next_tokens
-from labkit.stages import check_finite
+from labkit.stages import check_finite, checkpoint
 
 RATES = "learning_rate and muon_learning_rate"
 CHARACTERS = 8  # read of a set for each token that is trained on; English text has 4 to a token
@@ -199,21 +198,28 @@ def settle_unseen(model, rows: torch.Tensor):
     embedding[unseen] = seen.mean(0) + seen.std(0) * torch.randn_like(embedding[unseen])
 
 
-def steps(model, rows: torch.Tensor, cfg):
+def steps(model, rows: torch.Tensor, cfg, keeper=None):
     """Train `model` on rows (R, T+1) for cfg.steps steps of cfg.batch_size rows, R at least as
     many; yields the loss of each, a scalar. LabError at the first loss or gradient that is no
     number.
+
+    keeper: a checkpoint.Keeper; its run goes on exactly where its checkpoint was.
     """
     loss_of = torch.compile(next_token_loss) if cfg.compile else next_token_loss
     opts = optimisers(model, cfg)
     peaks = [[group["lr"] for group in opt.param_groups] for opt in opts]
-    order = iter(())
-    for step in range(cfg.steps):
-        batch = next(order, None)
-        if batch is None:  # a new epoch, in a new order
+    epoch_began = torch.get_rng_state()
+    keeper = keeper or checkpoint.Keeper()
+    keeper.put(dict(model.named_parameters()) | {"epoch_began": epoch_began}, *opts)
+    done, epoch, order = keeper.facts.get("step", 0), len(rows) // cfg.batch_size, None
+    for step in range(done, cfg.steps):
+        if step % epoch == 0:
+            epoch_began.copy_(torch.get_rng_state())
+        if step % epoch == 0 or order is None:  # a new epoch, in a new order
+            torch.set_rng_state(epoch_began)
             shuffled = ranks.first(torch.randperm, len(rows)).to(rows.device)
-            order = iter(shuffled.split(cfg.batch_size)[: len(rows) // cfg.batch_size])
-            batch = next(order)
+            order = shuffled.split(cfg.batch_size)
+        batch = order[step % epoch]
         loss = loss_of(model, rows[ranks.own(batch)]) / ranks.world()
         loss.backward()
         ranks.add_gradients(model.parameters())
@@ -226,6 +232,8 @@ def steps(model, rows: torch.Tensor, cfg):
             opt.step()
             opt.zero_grad(set_to_none=True)
         yield loss
+        if keeper.due() or step == cfg.steps - 1:
+            keeper.save(step=step + 1)
 
 
 def go_on_with_log(start_from: str, run) -> int:
@@ -246,20 +254,25 @@ def train(cfg, run):
 
     Logs loss, validation_loss (nats per token), tokens (those that cfg.start_from read come first),
     tokens_per_second and a sample.
-    Raises LabError for a corpus too small to fill a batch.
+    A run of runs.resume goes on exactly where its checkpoint was. Raises LabError for a corpus too
+    small to fill a batch.
     """
-    model, tokenizer, read = None, None, 0
+    model, tokenizer = None, None
     ranks.share(cfg.batch_size, "batch_size")
     if cfg.start_from:
         model, tokenizer = models.load_base(cfg.start_from, quantize=False)
-        read = go_on_with_log(cfg.start_from, run)
+        run.info["start_from"] = model.base_info["fingerprint"]
     tokenizer, rows, validation, run.info["data_hash"] = prepare(cfg, tokenizer)
+    keeper = checkpoint.of(run)
+    if cfg.start_from and not keeper.facts:
+        run.info["read"] = go_on_with_log(cfg.start_from, run)
+        run.note()
+    read, done = run.info.get("read", 0), keeper.facts.get("step", 0)
     model = model or models.new_base(cfg, tokenizer)
     model.to(runs.device()).requires_grad_(True).train()
     if cfg.rounded:
         round_matrices(model)
-    started = time.time()
-    for step, loss in enumerate(steps(model, rows, cfg)):
+    for step, loss in enumerate(steps(model, rows, cfg, keeper), done):
         if step % 10 == 0 or step == cfg.steps - 1:
             new = (step + 1) * cfg.batch_size * rows.shape[1]
             entry = {
@@ -267,7 +280,7 @@ def train(cfg, run):
                 "steps": cfg.steps,
                 "loss": loss.item(),
                 "tokens": read + new,
-                "tokens_per_second": new / (time.time() - started),
+                "tokens_per_second": new / keeper.seconds(),
             }
             if step % max(10, cfg.steps // 10 // 10 * 10) == 0 or step == cfg.steps - 1:
                 entry |= {
@@ -287,8 +300,8 @@ def train(cfg, run):
     run.finish(
         validation_loss=final,
         perplexity=perplexity,
-        tokens=read + new,
-        seconds=time.time() - started,
+        tokens=read + cfg.steps * cfg.batch_size * rows.shape[1],
+        seconds=keeper.seconds(),
         parameters=sum(p.numel() for p in model.parameters()),
         corpus_rows=len(rows),
     )

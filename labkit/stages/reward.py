@@ -35,9 +35,9 @@ def train(cfg, run):
     models.check_context(model, cfg)
     model = models.load_adapter(model, policy, "reward", trainable=True)
     # Until it is trained, "reward" still is the SFT policy: it can answer.
-    pairs, counted = preferences.load_preferences(cfg, model, tokenizer, policy)
+    models.note_start(run, model, policy)
+    pairs, counted = preferences.load_preferences(cfg, model, tokenizer, policy, run)
     run.note_data(pairs)
-    run.info["policy"] = models.adapter_id(policy)
     training, held_out, dropped = preferences.split_pairs(
         tokenizer, pairs, cfg, cfg.validation_fraction
     )

@@ -6,6 +6,8 @@ on the answer: learning to ask the question is not the aim.
     loss = − mean over response tokens of log π(token | prompt, tokens before)
 """
 
+from dataclasses import replace
+
 from labkit import atlas, data, models, runs
 from labkit.data import chat
 from labkit.stages import trl
@@ -25,9 +27,11 @@ def train(cfg, run):
     fits = chat.fits(tokenizer, cfg.max_prompt_tokens)
     demos = atlas.load_demos(cfg.data, cfg.examples, fits)
     run.note_data(demos)
+    asked = chat.endings(tokenizer, [demo.prompt for demo in demos], cfg.max_prompt_tokens)
+    demos = [replace(demo, prompt=prompt) for demo, prompt in zip(demos, asked)]
+    models.note_start(run, model, policy)
     training, held_out = data.split(demos, HELD_OUT, cfg.seed)
     if policy:
-        run.info["policy"] = models.adapter_id(policy)
         model = models.load_adapter(model, policy, "default", trainable=True)
     else:
         model = models.add_lora(model, cfg)

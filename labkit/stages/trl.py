@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from labkit import compat, models, ranks, runs
 from labkit.data import chat
 from labkit.maths.logprobs import like_length, predicts
-from labkit.stages import check_finite
+from labkit.stages import check_finite, checkpoint
 
 LARGE = 20_000_000  # parameters from which memory, not the number of steps, sets the speed
 HALVINGS = 16  # from float16's first gradient scale, 2^16, down to 1
@@ -32,7 +32,7 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
     AdamW, linear warm-up over a tenth of the steps, then a cosine to zero. For a large model, rows
     of like length share a batch, which saves padding; a small one reached a lower held-out loss
     with mixed batches: length goes with style. `options` go into `config_class` as they are,
-    another order of the rows among them.
+    another order of the rows among them. A run of runs.resume goes on where it was.
     """
     large = models.describe(model)["parameters"] > LARGE
     batch = ranks.share(cfg.batch_size, "batch_size")
@@ -48,6 +48,7 @@ def train(trainer_class, config_class, model, tokenizer, rows, cfg, run, **optio
         rows,
         cfg,
         run,
+        checkpoint.of(run),
         logging_steps=5,
         logging_first_step=True,
         logging_nan_inf_filter=False,
@@ -75,10 +76,11 @@ def bytes_each(model, cfg, rows) -> int:
 
 
 @compat.quiet()
-def fit(trainer_class, config_class, model, tokenizer, rows, cfg, run, **arguments):
+def fit(trainer_class, config_class, model, tokenizer, rows, cfg, run, keeper=None, **arguments):
     """Train `model` on `rows` by the `arguments` of `config_class`; returns TRL's trainer. What it
-    reports goes to run.log; nothing is printed and no checkpoint is written. Raises LabError at the
-    first gradient or loss that is no number, and where memory runs out.
+    reports goes to run.log and nothing is printed. With a `keeper` (checkpoint.Keeper) it goes on
+    exactly where the run's checkpoint was; without one there are no checkpoints. Raises LabError at
+    the first gradient or loss that is no number, and where memory runs out.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -104,10 +106,71 @@ def fit(trainer_class, config_class, model, tokenizer, rows, cfg, run, **argumen
             callbacks=[stop_when_not_finite(), run.trainer_callback()],
         )
     trainer.remove_callback(PrinterCallback)
+    if keeper:
+        trainer.add_callback(keeping(trainer, keeper))
+    facts = keeper.facts if keeper else {}
     with enough_memory():
-        trainer.train()
+        if not facts:
+            trainer.train()
+        elif not facts["done"]:
+            compat.go_on(trainer, facts["step"], facts["epoch"])
+        else:  # all steps are taken
+            keeper.put(trained(trainer))
+            trainer.state.global_step = facts["step"]
     model.eval()
     return trainer
+
+
+def trained(trainer) -> dict:
+    """{name: parameter} of what `trainer` trains."""
+    return {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def keeping(trainer, keeper):
+    """A transformers callback that writes the checkpoints of `keeper`, and puts back the one that a
+    run goes on from.
+
+    Written only where a line is logged: there nothing is half counted. TRL's own would hold the
+    4-bit base of a reward model, too, and pickles. The order of an epoch's rows may be drawn from
+    torch's random numbers, so those of its beginning are kept.
+    """
+    from transformers import TrainerCallback
+
+    epoch_began = torch.get_rng_state()
+    scaler = trainer.accelerator.scaler
+
+    def save(state):
+        keeper.save(
+            step=state.global_step,
+            epoch=state.epoch,
+            done=state.global_step >= state.max_steps,
+            tokens=trainer._total_train_tokens,
+            scaler=scaler and scaler.state_dict(),
+        )
+
+    class Keeping(TrainerCallback):
+        def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **_):
+            keeper.put(trained(trainer) | {"epoch_began": epoch_began}, optimizer)
+            if facts := keeper.facts:
+                compat.set_step(lr_scheduler, optimizer, facts["step"])
+                trainer._total_train_tokens = facts["tokens"]
+                if scaler:
+                    scaler.load_state_dict(facts["scaler"])
+
+        def on_epoch_begin(self, args, state, control, **_):
+            if state.epoch and state.epoch % 1:  # gone on with on the way
+                torch.set_rng_state(epoch_began)
+            else:
+                epoch_began.copy_(torch.get_rng_state())
+
+        def on_log(self, args, state, control, logs=None, **_):
+            if "loss" in (logs or {}) and keeper.due():
+                save(state)
+
+        def on_train_end(self, args, state, control, **_):
+            save(state)
+
+    return Keeping()
 
 
 def stop_when_not_finite():
