@@ -176,11 +176,11 @@ def test_pickled_weights_and_links_and_paths_that_lead_outside_are_refused(copie
     (adapter / "adapter_model.bin").write_bytes(pickle.dumps({}))
     (adapter / "adapter_model.safetensors").unlink()
     assert "adapter_model.safetensors is not what the run" in told()
-    assert "Pickled weights (.bin) are not loaded" in told(str(adapter))
+    assert "Pickled weights are not loaded" in told(str(adapter))
     run = runs.load("faults-sft")
     del run.info["files"]
     run.note()
-    assert "Pickled weights (.bin) are not loaded" in told()
+    assert "Pickled weights are not loaded" in told()
 
     run = runs.load("faults-reward")
     for outside in ("../tiny-base/config.json", "/etc/passwd"):

@@ -525,9 +525,9 @@ def test_beta_of_dpo_is_the_setting(sft_run, pairs, monkeypatch):
 
 
 @pytest.mark.parametrize("fits, micro", [(100, 8), (3, 2), (1, 2)])
-def test_a_batch_is_cut_to_what_the_memory_holds(sft_run, pairs, monkeypatch, fits, micro):
+def test_a_batch_is_cut_to_what_the_memory_holds(tiny_base, tmp_path, monkeypatch, fits, micro):
     """In parts of one size, two rows at least: KTO asks for them. A pair counts twice."""
-    given = {}
+    given, run = {}, runs.Run(tmp_path, "sft", "cut")
 
     def stop(*_, **options):
         given.update(options)
@@ -545,11 +545,11 @@ def test_a_batch_is_cut_to_what_the_memory_holds(sft_run, pairs, monkeypatch, fi
             config.Sft(**SMALL, batch_size=8),
         )
         with pytest.raises(KeyboardInterrupt):
-            trl.train(None, None, model, None, rows, cfg, None)
+            trl.train(None, None, model, None, rows, cfg, run)
         assert asked[-1] == sequences * models.row_bytes(model, 90, 30), stage
         assert given["per_device_train_batch_size"] == micro
         assert given["gradient_accumulation_steps"] == 8 // micro
         assert given["gradient_checkpointing"] is False
     with pytest.raises(KeyboardInterrupt):
-        trl.train(None, None, model, None, rows, config.change(cfg, gradient_checkpointing=1), None)
+        trl.train(None, None, model, None, rows, config.change(cfg, gradient_checkpointing=1), run)
     assert given["gradient_checkpointing"] is True

@@ -133,8 +133,8 @@ def load_elsewhere(name: str):
         base = resolve_base(path)
         known = Path(base).is_dir()
         with readable(f"The config.json in {base}", ELSEWHERE):
-            kinds = (AutoConfig.from_pretrained(base, **NO_CODE).architectures or []) * known
-        _refuse_scorer(name, any("Classification" in kind for kind in kinds))
+            kinds = AutoConfig.from_pretrained(base, **NO_CODE).architectures if known else []
+        _refuse_scorer(name, any("Classification" in kind for kind in kinds or []))
         return load_base(path)
     folder = Path(adapter).parent
     with readable(f"The adapter_config.json of {name}", ELSEWHERE):
@@ -155,8 +155,8 @@ def load_elsewhere(name: str):
 
 def _refuse_pickled(folder: Path):
     raise LabError(
-        f"{folder} has no {WEIGHTS}. Pickled weights (.bin) are not loaded, since they can run"
-        " code: save the adapter again as safetensors."
+        f"{folder} has no {WEIGHTS}. Pickled weights are not loaded, since they can run code: save"
+        " the adapter again as safetensors."
     )
 
 

@@ -72,7 +72,7 @@ def elsewhere(name: str) -> bool:
     """Whether `name` is no run but a model: a folder with an adapter in PEFT's format or in Hugging
     Face layout, a Hub id of either, or "smollm2" (models.smollm2).
     """
-    if (root() / name / "run.json").exists() or name.startswith("shipped/"):
+    if (fit(name) and (root() / name / "run.json").exists()) or name.startswith("shipped/"):
         return False
     is_id = name == "smollm2" or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
     return bool(is_id) or config.expanded(name).is_dir()
