@@ -130,11 +130,12 @@ def write(root: Path, repository: str = REPOSITORY) -> list[Path]:
         raise LabError(f"{repository!r} is no address. Write it as GitHub does: owner/name.")
     address = re.compile(ADDRESS.format(re.escape(REPOSITORY)))
     texts = [*root.glob("*.md"), root / "pyproject.toml", root / "CITATION.cff"]
-    changed = []
-    for file in (*texts, root / "labkit/launch.py", *sorted(root.glob("notebooks/*.ipynb"))):
+    pages, changed = root / "notebooks", []
+    notebooks = sorted([*pages.glob("*.ipynb"), *pages.glob("labs/*.ipynb")])
+    for file in (*texts, root / "labkit/launch.py", *notebooks):
         before = file.read_text("utf8")
         if file.suffix == ".ipynb":
-            after = notebook(before, file.name, repository)
+            after = notebook(before, file.relative_to(pages).as_posix(), repository)
         else:
             after = address.sub(rf"\g<1>{repository}", before)
             after = table(after, repository) if file.name == "README.md" else after

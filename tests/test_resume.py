@@ -112,12 +112,11 @@ def test_killed_before_every_touch_of_the_disk():
 
 def test_a_whole_run_that_was_killed_before_it_was_tidy_is_whole(root, monkeypatch):
     """Its checkpoint is left, and going on from it changes nothing."""
-    monkeypatch.setattr(runs.work, "KEPT", "nothing")
-    begin_or_go_on("untidy")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.work, "KEPT", "nothing")
+        begin_or_go_on("untidy")
     assert (root / "untidy" / runs.CHECKPOINT).exists()
     before = outcome("untidy")
-    monkeypatch.undo()
-    os.environ["LABKIT_RUNS"] = str(root)
     with runs.resume("untidy") as run:
         toy(run)
     assert outcome("untidy") == (*before[:3], [])
