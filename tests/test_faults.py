@@ -59,9 +59,14 @@ VALUES = (
 )
 
 
+def hangs(*_):
+    raise AssertionError(f"this took more than {SECONDS} s")
+
+
 @contextlib.contextmanager
 def alarm():
     """A test that hangs fails with the traceback of where."""
+    signal.signal(signal.SIGALRM, hangs)
     signal.alarm(SECONDS)
     try:
         yield
@@ -324,6 +329,7 @@ def idle(empty_runs, monkeypatch, tmp_path):
     monkeypatch.setattr(series, "run", nothing)
     for name in ("series", "pretrain", "feedback", "rollout", "film_record"):
         monkeypatch.setattr(bench, name, nothing, raising=False)
+    monkeypatch.setattr("labkit.bench.reruns.reruns", nothing)
     monkeypatch.setattr(ppo, "compare", nothing)
     monkeypatch.setattr(gpu, "gpu", nothing)
     monkeypatch.setattr("labkit.labs.jobs.measure", nothing)
