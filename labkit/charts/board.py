@@ -44,7 +44,7 @@ class Dashboard(Live):
 
     def __init__(self, run, *others):
         super().__init__(run, ("score", "gold", "kl", "length"))
-        self.rows, self.others = _rows(run), {other.name: _rows(other) for other in others}
+        self.rows, self.others = run.metrics(), {other.name: other.metrics() for other in others}
         for name, rows in self.others.items():
             _check(name, rows)
         configs = [getattr(one, "info", {}).get("config", {}) for one in (run, *others)]
@@ -113,17 +113,6 @@ class Dashboard(Live):
 
 
 dashboard = Dashboard
-
-
-def _rows(run) -> list[dict]:
-    try:
-        return list(run.metrics())
-    except ValueError as error:
-        raise LabError(
-            f"The metrics of {run.name!r} can't be read ({error}): another process may be writing a"
-            " line at this moment. Try again; if it stays, the file was damaged and the run has to"
-            " be trained again."
-        ) from error
 
 
 def _check(name, rows):

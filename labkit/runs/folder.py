@@ -168,7 +168,9 @@ class Run:
             return [json.loads(line) for line in lines_of(file)]
         except ValueError as error:
             raise LabError(
-                f"{file} is damaged ({error}). Delete {self.path} and train the stage again."
+                f"{file} can't be read ({error}): another process may be writing a line at this"
+                f" moment. Try again; if it stays, the file is damaged: delete {self.path} and"
+                " train the stage again."
             ) from error
 
     def rewind(self, lines: int):

@@ -255,7 +255,7 @@ def train(cfg, run, judge=None, probe=None):
     players = seat(cfg, run, judge)
     fits = chat.fits(players.tokenizer, cfg.max_prompt_tokens)
     prompts = atlas.load_prompts(cfg.prompts, 0, fits, cfg.updates * cfg.batch_size)
-    prompts = chat.endings(players.tokenizer, prompts, cfg.max_prompt_tokens)
+    prompts[:] = chat.endings(players.tokenizer, prompts, cfg.max_prompt_tokens)
     random.Random(cfg.seed).shuffle(prompts)
     watch = cfg.watch or prompts[0]
     run.note_data(prompts)
