@@ -227,7 +227,7 @@ def test_command_line_trains_on_thumbs_that_the_store_exports(kto_sft, thumbs, t
         store.add(Feedback(one.prompt, (one.response,), "thumb", one.label))
     store.add(Feedback("Gold?", ("a metal",), "thumb", "skip"))
     file = store.export(tmp_path / "out")["thumbs"]
-    named = "--base tiny-base --policy kto-sft --lora-r 4 --max-prompt-tokens 60 --batch-size 8"
+    named = "--base tiny-base --policy kto-sft --max-prompt-tokens 60 --batch-size 8"
     assert cli.main(["train", "kto", "--data", str(file), *named.split(), "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)["evaluation"]

@@ -33,9 +33,8 @@ def checkout(tmp_path) -> Path:
 
 def texts(root: Path) -> dict[str, str]:
     files = (file for file in root.rglob("*") if file.suffix in (".md", ".toml", ".cff", ".py"))
-    return {str(file.relative_to(root)): file.read_text("utf8") for file in files} | {
-        f"notebooks/{file.name}": file.read_text("utf8") for file in root.glob("notebooks/*.ipynb")
-    }
+    pages = (*root.glob("notebooks/*.ipynb"), *root.glob("notebooks/labs/*.ipynb"))
+    return {str(file.relative_to(root)): file.read_text("utf8") for file in (*files, *pages)}
 
 
 def test_every_copy_is_what_would_be_written(checkout):
@@ -46,9 +45,10 @@ def test_every_copy_is_what_would_be_written(checkout):
 def test_the_address_moves_and_comes_back(checkout, monkeypatch):
     before = texts(checkout)
     changed = launch.write(checkout, OTHER)
-    assert len(changed) == len(before) == len(NOTEBOOKS) + 4
+    assert len(changed) == len(before) == len(NOTEBOOKS) + 5  # the class's notebook, and four texts
     after = texts(checkout)
     assert not [name for name, text in after.items() if launch.REPOSITORY in text]
+    assert after["notebooks/labs/class.ipynb"].count(OTHER) == 3
     for page in NOTEBOOKS:
         assert after[f"notebooks/{page.name}"].count(OTHER) == 3  # Colab, Binder, setup cell
         for badge in launch.badges(page.name, OTHER):
